@@ -1,0 +1,55 @@
+"""Export LoRA fine-tunes to GGUF and prove what came out.
+
+Stands alone: it needs numpy, ml_dtypes, tokenizers, jinja2, gguf and llama-cpp-python, and none of the
+libraries that train. ``gguf`` and ``tokenizers`` are imported when they are first used, llama.cpp only in a
+child process.
+"""
+
+from __future__ import annotations
+
+from .adapter import Adapter
+from .errors import (
+    BrokenFileError,
+    DiskSpaceError,
+    ExportError,
+    UnsupportedError,
+    VerificationFailed,
+)
+from .export import ExportResult, export
+from .gotemplate import render_modelfile_messages, render_modelfile_template
+from .merge import merge_to_safetensors
+from .ollama import modelfile
+from .quantize import QUANT_TYPES, quantize
+from .reading import GgufFile
+from .reference import Reference, ReferenceSequence
+from .templates import render, template_of
+from .verify import Check, Threshold, Verification, reject, verify
+from .weights import Checkpoint
+
+__all__ = [
+    "QUANT_TYPES",
+    "Adapter",
+    "BrokenFileError",
+    "Check",
+    "Checkpoint",
+    "DiskSpaceError",
+    "ExportError",
+    "ExportResult",
+    "GgufFile",
+    "Reference",
+    "ReferenceSequence",
+    "Threshold",
+    "UnsupportedError",
+    "Verification",
+    "VerificationFailed",
+    "export",
+    "merge_to_safetensors",
+    "modelfile",
+    "quantize",
+    "reject",
+    "render",
+    "render_modelfile_messages",
+    "render_modelfile_template",
+    "template_of",
+    "verify",
+]

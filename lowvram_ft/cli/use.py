@@ -1,0 +1,105 @@
+"""Commands that use a model: bench, testgen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lowvram_ft.cli.options import FILE, json_option, print_json, progress, quiet_option
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option("--suite", default="samples", show_default=True, help="Where the prompts come from.")
+@click.option("--gate", "gate_s", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--max-prompts", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=16), default=384, show_default=True)
+@click.option("--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True)
+@json_option
+@quiet_option
+@click.pass_context
+def bench(
+    context: click.Context,
+    model: Path,
+    suite: str,
+    gate_s: float,
+    max_prompts: int,
+    max_new_tokens: int,
+    n_ctx: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Time whole test files on this machine. Exit code 1 if p95 misses the gate (seconds)."""
+    from lowvram_ft.bench import bench as time_answers
+    from lowvram_ft.evaluation.suites import load_suite
+    from lowvram_ft.recipe import BenchSection
+
+    section = BenchSection(gate_s=gate_s, max_prompts=max_prompts, max_new_tokens=max_new_tokens)
+    prompts = [task.prompt for task in load_suite(suite)]
+    found = time_answers(model, prompts, section, progress(quiet), n_ctx=n_ctx)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        click.echo(f"model            {found.model}")
+        click.echo(f"prompts          {found.prompts}, {found.prompt_tokens:.0f} tokens on average")
+        click.echo(f"answers          {found.new_tokens:.0f} tokens on average, {found.cut_off} cut off")
+        click.echo(f"first token      {found.first_token_s_p50:.2f} s (median)")
+        click.echo(f"decoding         {found.decode_tok_per_s:.1f} tokens/s (median)")
+        click.echo(f"whole file       {found.file_s_p50:.2f} s (median), {found.file_s_p95:.2f} s (p95)")
+        click.echo(f"gate {found.gate_s:g} s        {'met' if found.gate_met else 'missed'}")
+    if not found.gate_met:
+        context.exit(1)
+
+
+@click.command()
+@click.argument("source", type=FILE)
+@click.option("--model", type=FILE, help="A GGUF (default: the newest export under runs/).")
+@click.option("--out", type=FILE, help="Another place for the test file.")
+@click.option("--max-new-tokens", type=click.IntRange(min=16), default=512, show_default=True)
+@click.option("--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print the test file, write nothing.")
+@json_option
+@quiet_option
+@click.pass_context
+def testgen(
+    context: click.Context,
+    source: Path,
+    model: Path | None,
+    out: Path | None,
+    max_new_tokens: int,
+    n_ctx: int,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write test_SOURCE.py beside a Python file: generate, run, keep the tests that pass.
+
+    Exit code 1 if no generated test passes.
+    """
+    from lowvram_ft.testgen import open_model, write_tests
+
+    generator = open_model(model, n_ctx)
+    try:
+        found = write_tests(source, generator, progress(quiet), out=out, max_new_tokens=max_new_tokens, dry_run=dry_run)
+    finally:
+        generator.close()
+    if as_json:
+        print_json(found.to_json())
+    elif not found.text:
+        click.echo(f"{source}: no generated test passes after {found.attempts} attempts; nothing was written")
+    else:
+        if dry_run:
+            click.echo(found.text)
+        else:
+            click.echo(f"wrote {found.test_file}")
+        for name in found.passed:
+            click.echo(f"  passed   {name}")
+        for name in found.dropped:
+            click.echo(f"  dropped  {name} (fails on the code: a wrong test, or a bug worth a look)")
+        click.echo(
+            f"  reaches {100 * found.line_coverage:.0f} % of the lines, "
+            f"kills {100 * found.mutation_score:.0f} % of the mutants"
+        )
+    if not found.text:
+        context.exit(1)

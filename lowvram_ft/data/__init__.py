@@ -1,0 +1,1 @@
+"""Data: rows from files, the package and the hub; splits; tokens and masks."""

@@ -1,0 +1,68 @@
+"""Reading JSONL: every broken line is reported with its number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lowvram_ft.errors import DataError
+
+SHOWN = 5
+"""Broken lines named in a message; the rest are counted."""
+
+
+@dataclass
+class BrokenLines:
+    """What could not be read: line numbers with the reason."""
+
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def describe(self, path: Path) -> str:
+        """One line that names the first broken lines and counts them all."""
+        shown = ", ".join(f"line {number} ({reason})" for number, reason in self.found[:SHOWN])
+        more = f" and {len(self.found) - SHOWN} more" if len(self.found) > SHOWN else ""
+        return f"{path}: {len(self.found)} broken lines: {shown}{more}"
+
+
+def read_rows(
+    path: Path, broken: Literal["fatal", "skip"] = "fatal", report: BrokenLines | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file, with their line numbers (from 1). Blank lines are passed over.
+
+    Args:
+        path: the file.
+        broken: ``fatal`` reads the file to its end, then raises with all broken lines; ``skip`` passes them over.
+        report: collects what was passed over.
+
+    Raises:
+        DataError: the file is missing, or has broken lines and they are fatal.
+    """
+    lines = report if report is not None else BrokenLines()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a JSONL file with one object a line")
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.strip():
+                continue
+            value, reason = _parse(raw)
+            if value is None:
+                lines.found.append((number, reason))
+            else:
+                yield number, value
+    if lines.found and broken == "fatal":
+        raise DataError(f'{lines.describe(path)}; mend them, or pass over them with data.broken_lines = "skip"')
+
+
+def _parse(raw: bytes) -> tuple[dict[str, Any] | None, str]:
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None, "not UTF-8"
+    except (json.JSONDecodeError, RecursionError) as error:
+        return None, f"not JSON: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+    if not isinstance(value, dict):
+        return None, f"a {type(value).__name__}, not an object"
+    return value, ""

@@ -1,0 +1,94 @@
+"""Every error that a user can meet, and its exit code.
+
+    LowvramError                 1   the run failed
+    ├── TrainingError            1   training diverged, or its inputs do not fit together
+    ├── GenerationError          1   a model could not be loaded or did not answer
+    ├── ExportRejected           1   a GGUF was written, but did not pass verification
+    ├── GateMissed               1   a gate of the recipe was missed
+    ├── UsageError               2   a wrong option, or a missing or broken input file
+    │   ├── RecipeError          2   a recipe that cannot be used; holds every problem found
+    │   ├── DataError            2   a data set or a row that cannot be used
+    │   ├── ModelError           2   a model or an adapter that cannot be used
+    │   └── RunDirectoryError    2   a run directory that belongs to another recipe, or is damaged
+    └── MachineError             3   this machine lacks something: GPU, memory, disk, compiler
+        └── MissingExtraError    3   a package of an extra is not installed
+
+Messages follow one form: *where: what (what was got); what to do.*
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it (128 + SIGINT)."""
+
+
+class LowvramError(Exception):
+    """The run failed. The base of all errors that are shown to a user without a traceback."""
+
+    exit_code: int = 1
+
+
+class TrainingError(LowvramError):
+    """Training diverged, or what it was given does not fit together."""
+
+
+class GenerationError(LowvramError):
+    """A model could not be loaded for generation, or did not answer."""
+
+
+class ExportRejected(LowvramError):
+    """A GGUF was written, but did not pass its verification."""
+
+
+class GateMissed(LowvramError):
+    """A gate of the recipe was missed, and the user asked for gates to decide."""
+
+
+class UsageError(LowvramError):
+    """A wrong option, or an input file that is missing or broken."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be used.
+
+    Attributes:
+        problems: every problem that was found, one line each.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(UsageError):
+    """A data set or a row that cannot be used."""
+
+
+class ModelError(UsageError):
+    """A base model or an adapter that cannot be used."""
+
+
+class RunDirectoryError(UsageError):
+    """A run directory that belongs to another recipe, or is damaged."""
+
+
+class MachineError(LowvramError):
+    """This machine lacks what was asked for: a GPU, memory, disk, a compiler."""
+
+    exit_code = 3
+
+
+class MissingExtraError(MachineError):
+    """A package of one of the kit's extras is not installed.
+
+    Args:
+        feature: what needs it, as the user knows it.
+        extra: the extra that holds it, for example ``"demo"``.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f'{feature}: not installed; run: pip install "lowvram-ft[{extra}]"')

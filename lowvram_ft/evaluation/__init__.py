@@ -1,0 +1,1 @@
+"""Judging a model by the tests it writes: suites, metrics, the comparison before and after."""

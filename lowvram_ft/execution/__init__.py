@@ -1,0 +1,31 @@
+"""Run code that a model wrote: its tests, what they cover, and which planted faults they find."""
+
+from lowvram_ft.execution.executor import judge, mutation_analysis, run_many, run_tests
+from lowvram_ft.execution.limits import Limits
+from lowvram_ft.execution.log import trim_log
+from lowvram_ft.execution.shape import Shape, read_shape
+from lowvram_ft.execution.verdict import (
+    Coverage,
+    Judgement,
+    Mutant,
+    MutationReport,
+    TestResult,
+    Verdict,
+)
+
+__all__ = [
+    "Coverage",
+    "Judgement",
+    "Limits",
+    "Mutant",
+    "MutationReport",
+    "Shape",
+    "TestResult",
+    "Verdict",
+    "judge",
+    "mutation_analysis",
+    "read_shape",
+    "run_many",
+    "run_tests",
+    "trim_log",
+]

@@ -1,0 +1,163 @@
+"""Bounds on a process that runs code which a model wrote, and what they do not cover.
+
+Held here:
+    wall-clock time, CPU time, address space, size of a written file, open files, captured output, core
+    dumps; the environment is rebuilt from nothing, stdin is empty, home and temporary folder are private
+    and thrown away; every process that the code leaves behind is found (the server that forked it adopts
+    its orphans) and killed.
+
+Not held here:
+    the network; reading and writing of any file that the user may read and write; signals to the user's
+    other processes; the total size of what is written; the number of processes where the user is root,
+    for whom the kernel does not count them. Where the user is root, or the kernel allows one process of a
+    user to trace another, code that sets out to do so can reach the server as well. Run code of unknown
+    origin in a container or a virtual machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one run of a test file may use.
+
+    Attributes:
+        wall_s: wall-clock time of the whole file.
+        cpu_s: CPU time of each of its processes.
+        memory_bytes: address space of each of its processes.
+        file_bytes: size of the largest file that it may write.
+        output_bytes: how much of what it prints is kept; the rest is read and thrown away.
+        processes: how many more processes it may have (not enforced for root).
+        test_s: wall-clock time of a single test, so that one endless test leaves the others their turn.
+    """
+
+    wall_s: float = 20.0
+    cpu_s: float = 20.0
+    memory_bytes: int = 1 << 30
+    file_bytes: int = 16 << 20
+    output_bytes: int = 64 << 10
+    processes: int = 64
+    test_s: float = 5.0
+
+
+def limit_this_process(limits: Limits, cpu_s: float | None = None) -> None:
+    """Put the calling process under ``limits`` for good, and let it die with its parent.
+
+    Args:
+        limits: what it may use.
+        cpu_s: a finer bound on CPU time; SIGPROF ends the process when it is used up.
+    """
+    import resource
+
+    seconds = max(1, round(limits.cpu_s + 0.5))
+    bounds = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: limits.memory_bytes,
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+    }
+    if os.getuid() != 0:
+        bounds[resource.RLIMIT_NPROC] = _tasks_of_this_user() + limits.processes
+    for kind, bound in bounds.items():
+        hard = resource.getrlimit(kind)[1]
+        least = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (least, least))
+    if cpu_s is not None:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    _prctl(_PR_SET_DUMPABLE, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans(parent: int) -> None:
+    """Make the calling process the parent of whatever its descendants leave behind.
+
+    It also ends when its own parent does, and hides its memory and descriptors from other users'
+    processes. Without Linux, nothing of this holds.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _tasks_of_this_user()
+    if os.getppid() != parent:
+        raise SystemExit("the process that asked is gone")
+
+
+def kill_children(patience_s: float = 2.0) -> None:
+    """Kill and reap all children of the calling process, adopted ones too, until there are none."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            return
+        for child in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def child_environment(home: Path, temporary: Path) -> dict[str, str]:
+    """The whole environment of a test process: nothing of the caller's own."""
+    return {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _children() -> list[int]:
+    me = os.getpid()
+    listing = Path(f"/proc/self/task/{me}/children")
+    if listing.exists():
+        return [int(child) for child in listing.read_text().split()]
+    return [pid for pid in _processes() if _stat_field(pid, 1) == me]
+
+
+def _processes() -> list[int]:
+    proc = Path("/proc")
+    return [int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()] if proc.is_dir() else []
+
+
+def _stat_field(pid: int, field: int) -> int:
+    """A number of ``/proc/PID/stat``, counted from the state that follows the name; -1 when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    return int(text.rpartition(")")[2].split()[field])
+
+
+@functools.cache
+def _tasks_of_this_user() -> int:
+    """Threads of all processes of this user: what the kernel holds against RLIMIT_NPROC. Counted once."""
+    me, tasks = os.getuid(), 0
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}").stat().st_uid == me:
+                tasks += max(1, _stat_field(pid, 17))
+    return tasks

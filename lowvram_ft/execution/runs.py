@@ -1,0 +1,253 @@
+"""What the server does with a job: the session of the tests, and one fork for each mutant."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import signal
+import time
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.execution.finder import SourceFinder
+from lowvram_ft.execution.fork import ForkEnd, become_child, run_in_fork, wait_for
+from lowvram_ft.execution.limits import Limits
+from lowvram_ft.execution.log import trim_log
+from lowvram_ft.execution.session import MutantSession, run_session
+from lowvram_ft.execution.workspace import TEST_FILE
+
+_SEVERITY = ("passed", "skipped", "failed", "error", "timeout", "killed")
+_MAX_BASELINES = 3
+"""Runs of the passing tests until those that pass only beside the others are out."""
+_MIN_MUTANT_CPU_S = 0.3
+_MIN_MUTANT_WALL_S = 2.0
+_BASELINES_A_MUTANT = 10.0
+
+
+class TestRun:
+    """One session in a fork, digested: only what the fork reported before it ended counts.
+
+    Args:
+        end: the fork's records and how it ended.
+        clean: takes this machine's paths out of a text.
+    """
+
+    __test__ = False
+
+    def __init__(self, end: ForkEnd, clean: Callable[[str], str]) -> None:
+        self.end = end
+        self.clean = clean
+        by_kind: dict[str, list[dict[str, Any]]] = {}
+        for record in end.records:
+            by_kind.setdefault(record["kind"], []).append(record)
+        self.records = by_kind
+        self.done = by_kind["done"][-1] if "done" in by_kind else None
+        self.tampered = "tampered" in by_kind
+        collected = by_kind.get("collected", [{"names": [], "dropped": []}])[0]
+        self.names: list[str] = list(dict.fromkeys(collected["names"]))
+        self.dropped: list[str] = collected["dropped"]
+        self.results = [self._result(name) for name in self.names]
+
+    @property
+    def passing(self) -> list[str]:
+        """Names of the tests that passed."""
+        return [result["name"] for result in self.results if result["outcome"] == "passed"]
+
+    @property
+    def status(self) -> str:
+        """`Verdict.status`."""
+        if self.names:
+            if self.done or self.tampered:
+                return "ran"
+            return "timeout" if self.end.timed_out else "killed"
+        errors = self.records.get("collection_error", [])
+        if self.end.timed_out or any(error["timed_out"] for error in errors):
+            return "timeout"
+        if errors:
+            return "collection_error"
+        return "no_tests" if self.done else "killed"
+
+    @property
+    def coverage(self) -> dict[str, Any] | None:
+        """`Coverage` as JSON; None unless the session ended by itself."""
+        measured = self.records.get("coverage")
+        return measured[-1]["numbers"] if measured and self.done and self.names else None
+
+    @property
+    def raw_lines(self) -> set[int]:
+        """Every line of the module under test with an event."""
+        measured = self.records.get("coverage")
+        return set(measured[-1]["raw_lines"]) if measured and self.done else set()
+
+    def log(self) -> str:
+        """Failures in pytest's own form, trimmed."""
+        sections, summary = [], []
+        for error in self.records.get("collection_error", []):
+            sections.append(f"{f' ERROR collecting {TEST_FILE} ':_^70}\n{error['text']}")
+            summary.append(f"ERROR {TEST_FILE}")
+        texts = {
+            report["name"]: report["text"]
+            for report in reversed(self.records.get("report", []))
+            if report["outcome"] not in ("passed", "skipped")
+        }
+        for result in self.results:
+            if result["outcome"] in ("passed", "skipped"):
+                continue
+            name, message = result["name"], result["message"]
+            sections.append(f"{f' {name} ':_^70}\n{texts.get(name) or f'E   {message}'}")
+            word = "ERROR" if result["outcome"] == "error" else "FAILED"
+            summary.append(f"{word} {TEST_FILE}::{name} - {message.partition(chr(10))[0]}")
+        if self.status in ("timeout", "killed") and not sections:
+            sections.append(f"{' the test file ':_^70}\nE   {self._how_it_ended()}")
+        if not sections:
+            return ""
+        head = f"{' short test summary info ':=^70}"
+        return trim_log(self.clean("\n".join([*sections, head, *summary])))
+
+    def _result(self, name: str) -> dict[str, Any]:
+        reports = [report for report in self.records.get("report", []) if report["name"] == name]
+        result = {"name": name, "outcome": "passed", "duration_s": 0.0, "message": ""}
+        for report in reports:
+            result["duration_s"] += report["duration_s"]
+            if _SEVERITY.index(report["outcome"]) > _SEVERITY.index(result["outcome"]):
+                result |= {"outcome": report["outcome"], "message": self.clean(report["message"])}
+        if self.tampered:
+            return result | {"outcome": "error", "message": "the test file changes pytest itself"}
+        called = any(report["when"] == "call" or report["outcome"] != "passed" for report in reports)
+        if called and any(report["when"] == "teardown" for report in reports):
+            return result
+        begun = any(start["name"] == name for start in self.records.get("start", []))
+        if not begun or self.done:
+            return result | {"outcome": "error", "message": "did not run: the session ended before"}
+        outcome = "timeout" if self.end.timed_out else "killed"
+        return result | {"outcome": outcome, "message": self._how_it_ended()}
+
+    def _how_it_ended(self) -> str:
+        if self.end.timed_out:
+            return f"stopped: the time of the whole file was up after {self.end.duration_s:.1f} s"
+        return f"the process ended in the middle of it ({self.end.ending})"
+
+
+class Runner:
+    """Runs the tests of one job, then its mutants.
+
+    Args:
+        job: what the caller asked for, see `lowvram_ft.execution.server.Job`.
+        private: descriptors that no fork may hold.
+    """
+
+    def __init__(self, job: Any, private: Sequence[int]) -> None:
+        self.limits: Limits = job.limits
+        self.finder: SourceFinder = job.finder
+        self.text: str = job.target_text
+        self.lay_out: Callable[[], None] = job.workspace.lay_out
+        self.clean: Callable[[str], str] = job.without_paths
+        self.selected: frozenset[str] | None = job.selected
+        self.private = private
+        self.first = self.run_tests(self.selected)
+
+    def run_tests(self, selected: frozenset[str] | None) -> TestRun:
+        """One session of all tests, or of the selected ones."""
+        self.lay_out()
+        end = run_in_fork(lambda send: run_session(self.finder, self.limits, selected, send), self.limits, self.private)
+        return TestRun(end, self.clean)
+
+    def verdict(self, assertions: int) -> dict[str, Any]:
+        """`Verdict` as JSON."""
+        return {
+            "status": self.first.status,
+            "results": self.first.results,
+            "assertions": assertions,
+            "log": self.first.log(),
+            "coverage": self.first.coverage,
+            "duration_s": self.first.end.duration_s,
+        }
+
+    def mutants(self, edits: Sequence[Sequence[Any]], emit: Callable[[int, str], None]) -> None:
+        """Run the passing tests against each edit ``(line, start, end, text)`` and emit its outcome."""
+        from lowvram_ft.execution.reach import Reach, same_code
+
+        original = _compile(self.text, self.finder.target_file)
+        baseline = self._baseline()
+        raw_lines = set() if baseline is None else baseline.raw_lines
+        reach = Reach(self.text, original, raw_lines) if original is not None else None
+        runnable: dict[int, types.CodeType] = {}
+        outcomes: dict[int, str] = {}
+        for number, (line, start, end, text) in enumerate(edits):
+            code = _compile(self.text[:start] + text + self.text[end:], self.finder.target_file)
+            if code is None or original is None or reach is None:
+                outcomes[number] = "incompetent"
+            elif same_code(code, original):
+                outcomes[number] = "equivalent"
+            elif baseline is None or not reach.reaches(line):
+                outcomes[number] = "not_covered"
+            else:
+                runnable[number] = code
+        for number, outcome in outcomes.items():
+            emit(number, outcome)
+        if runnable and baseline is not None:
+            self._run_mutants(runnable, baseline, emit)
+
+    def _baseline(self) -> TestRun | None:
+        """A session in which every test passes, without those of the first one that do not."""
+        run = self.first
+        for _ in range(_MAX_BASELINES):
+            if not run.passing or not run.done:
+                if run is not self.first or not run.passing:
+                    return None
+            elif len(run.passing) == len(run.names):
+                return run
+            run = self.run_tests(frozenset(run.passing))
+        return run if run.passing and run.done and len(run.passing) == len(run.names) else None
+
+    def _run_mutants(
+        self, mutants: dict[int, types.CodeType], baseline: TestRun, emit: Callable[[int, str], None]
+    ) -> None:
+        """One fork for the code as it is, which sets the budget, and one for each mutant."""
+        left_out = frozenset(self.first.names + self.first.dropped) - frozenset(baseline.names)
+
+        def loop() -> bool:
+            null = os.open(os.devnull, os.O_WRONLY)
+            cpu_s, wall_s = self.limits.cpu_s, self.limits.wall_s
+            for number, code in [(None, None), *mutants.items()]:
+                self.lay_out()
+                begin = time.monotonic()
+                pid = os.fork()
+                if pid == 0:
+                    become_child(self.limits, null, self.private, cpu_s)
+                    self.finder.mutated = code
+                    self.finder.install()
+                    return True
+                status, timed_out, used_s = wait_for(pid, wall_s)
+                outcome = _mutant_outcome(status, timed_out)
+                if number is not None:
+                    emit(number, outcome)
+                elif outcome == "survived":
+                    cpu_s = max(_MIN_MUTANT_CPU_S, _BASELINES_A_MUTANT * used_s)
+                    wall_s = max(_MIN_MUTANT_WALL_S, _BASELINES_A_MUTANT * (time.monotonic() - begin))
+                else:  # the tests pass only now and then: what they would find means nothing
+                    for unknown in mutants:
+                        emit(unknown, "survived")
+                    break
+            return False
+
+        MutantSession(loop, left_out).run()
+
+
+def _mutant_outcome(status: int, timed_out: bool) -> str:
+    if timed_out or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU)):
+        return "timeout"
+    return "survived" if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 else "killed"
+
+
+def _compile(text: str, file: Path) -> types.CodeType | None:
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+            return compile(text, str(file), "exec", dont_inherit=True)
+    return None

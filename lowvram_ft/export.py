@@ -1,0 +1,178 @@
+"""Export a base model and its adapter: GGUF, Modelfile, verification. A thin layer over ``gguf_export``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import gguf_export
+from lowvram_ft.data.sources import held_out_rows
+from lowvram_ft.errors import ExportRejected, MachineError, RecipeError
+from lowvram_ft.hardware import Hardware
+from lowvram_ft.memory.shape import ModelShape
+from lowvram_ft.models import read_config
+from lowvram_ft.progress import Progress
+from lowvram_ft.recipe import ExportSection
+from lowvram_ft.rendering import from_folder
+from lowvram_ft.run_dir import write_json, write_text
+
+FLOAT32_SHARE = 0.6
+"""Most of the free memory that the float32 reference may take; a larger model is verified by itself alone."""
+
+
+def export_model(
+    base: Path,
+    adapter: Path | None,
+    out: Path,
+    section: ExportSection,
+    progress: Progress,
+    metadata: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write a GGUF, and a Modelfile beside it.
+
+    Args:
+        base: folder of the base model.
+        adapter: PEFT folder; None for the base alone.
+        out: the ``.gguf`` to write.
+        section: the recipe's ``[export]``.
+        progress: where a person reads how far it is.
+        metadata: more ``general.*`` keys.
+
+    Returns:
+        Path, type, size, hash, seconds.
+
+    Raises:
+        gguf_export.ExportError: see there; nothing is left half-written.
+        ModelError: the base has no chat template.
+    """
+    chat = from_folder(base)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    result = gguf_export.export(
+        base,
+        adapter,
+        out,
+        quant=section.quant,
+        rounding=section.rounding,
+        chat_template=chat.template,
+        eos_token=chat.end_token,
+        metadata={"name": out.stem, **(metadata or {})},
+        progress=lambda step, share: progress.step(f"export {out.name}: {step}", round(100 * share), 100, "%"),
+    )
+    text = gguf_export.modelfile(
+        out.name,
+        chat_template=result.chat_template,
+        eos_tokens=[result.eos_token],
+        num_ctx=section.n_ctx,
+        system=chat.system,
+        bos_token=result.bos_token,
+        add_bos=result.add_bos,
+    )
+    modelfile = out.with_suffix(".Modelfile")
+    write_text(modelfile, text)
+    return {
+        "gguf": str(out),
+        "modelfile": str(modelfile),
+        "quant": result.quant,
+        "size_bytes": result.size_bytes,
+        "sha256": result.sha256,
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def section_from(**values: Any) -> ExportSection:
+    """An ``[export]`` section from the command line's values.
+
+    Raises:
+        RecipeError: a value is not allowed; the message says which are.
+    """
+    try:
+        return ExportSection.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(
+            [f"--{item['loc'][0]}: {item['msg'].lower()} (got {item['input']!r})" for item in error.errors()]
+        ) from error
+
+
+def verify_model(
+    gguf: Path,
+    base: Path,
+    adapter: Path | None,
+    section: ExportSection,
+    hardware: Hardware,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Verify a GGUF against base + adapter on held-out rows; by itself alone where those do not fit into memory.
+
+    Args:
+        gguf: the file.
+        base: folder of the base model.
+        adapter: PEFT folder; None for the base alone.
+        section: the recipe's ``[export]``.
+        hardware: this machine.
+        progress: where a person reads what is going on.
+
+    Returns:
+        Every check, and the scores.
+
+    Raises:
+        ExportRejected: a check failed; the file is kept under the name ``NAME.rejected``.
+    """
+    reference = None
+    note = ""
+    needed = 4 * ModelShape.from_config(read_config(base)).n_parameters
+    if section.verify_rows == 0:
+        note = "export.verify_rows is 0: verified without a reference"
+    elif needed > FLOAT32_SHARE * hardware.ram_available_bytes:
+        note = f"base + adapter need {needed / 2**30:.1f} GiB in float32: verified without a reference"
+    else:
+        from lowvram_ft.training.answers import write_reference
+
+        rows = list(held_out_rows())[: section.verify_rows]
+        path = gguf.with_suffix(".reference.npz")
+        progress.say(f"verify: base + adapter on {len(rows)} held-out rows")
+        write_reference(base, adapter, rows, from_folder(base), path)
+        reference = gguf_export.Reference.load(path)
+    verification = gguf_export.verify(
+        gguf,
+        reference,
+        tokenizer_folder=base,
+        require_stop=section.require_stop,
+        n_predict=section.n_ctx // 4,
+    )
+    result = {
+        "ok": verification.ok,
+        "kind": verification.kind,
+        "note": note,
+        "scores": dict(verification.scores),
+        "checks": [asdict(check) for check in verification.checks],
+    }
+    write_json(gguf.with_suffix(".verification.json"), result)
+    if not verification.ok:
+        rejected = gguf_export.reject(gguf, verification)
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.checks if not check.ok)
+        raise ExportRejected(f"{rejected}: does not pass its verification ({failed}); it is kept for a look")
+    return result
+
+
+def create_in_ollama(name: str, modelfile: Path) -> None:
+    """Hand the model to a local Ollama.
+
+    Raises:
+        MachineError: the client is not installed, or refuses.
+    """
+    if shutil.which("ollama") is None:
+        raise MachineError("ollama: the client is not installed; install it, then run: ollama create NAME -f MODELFILE")
+    outcome = subprocess.run(
+        ["ollama", "create", name, "-f", modelfile.name],
+        cwd=modelfile.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if outcome.returncode != 0:
+        raise MachineError(f"ollama create {name}: {outcome.stderr.strip()[-200:]}; is `ollama serve` running?")

@@ -1,0 +1,109 @@
+"""Bytes of what comes and goes in a step: saved tensors, workspace, logits.
+
+The eager formulas were derived from, and are tested against, what autograd really saves and
+allocates for transformers + PEFT; the fused ones follow the tensors that Unsloth's autograd functions
+save, and hold no measurement yet.
+"""
+
+from __future__ import annotations
+
+from lowvram_ft.memory.setup import TrainingSetup
+from lowvram_ft.memory.shape import Linear, ModelShape
+
+LOSS_BYTES = 12
+"""Bytes of one logit at the peak of the loss, beside the logit itself: its log-softmax and two gradients
+on the way back, all float32 (transformers ``ForCausalLMLoss``; measured)."""
+
+
+def checkpoint_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the hidden states that checkpointing keeps: one a layer.
+
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost (2016), with a segment a layer.
+    """
+    return shape.num_hidden_layers * setup.tokens * shape.hidden_size * setup.compute_dtype_bytes
+
+
+def saved_layer_bytes(shape: ModelShape, setup: TrainingSetup, *, on_gpu: bool) -> int:
+    """Bytes that one decoder layer saves for its backward, its input left out.
+
+    A token, with c the compute dtype's bytes:
+
+    - norms: the float32 input and a float32 scale, twice (fused: the 16-bit input); q/k norm alike;
+    - attention through SDPA, which never forms the scores: q, k, v and output, and a float32
+      log-sum-exp a head. With more than one sequence there is a padding mask, for which transformers
+      repeats k and v to all heads, and which SDPA keeps as c bytes for every pair of positions;
+    - MLP: gate, its SiLU, and up, c*3I (fused with LoRA: gate and up, c*2I);
+    - LoRA: see `_lora_input_bytes`, and A's output.
+
+    Source: transformers ``modeling_llama.py`` and ``integrations/sdpa_attention.py``, PEFT
+    ``tuners/lora/layer.py``; unsloth ``kernels/fast_lora.py`` for the fused form.
+    """
+    c, padded = setup.compute_dtype_bytes, setup.per_device_train_batch_size > 1
+    fused_lora = setup.kernels == "fused" and setup.lora_dropout == 0
+    norm_value = c if setup.kernels == "fused" else 4
+    norms = 2 * (norm_value * shape.hidden_size + 4)
+    if shape.qk_norm:
+        norms += norm_value * (shape.attention_width + shape.key_value_width)
+        norms += 4 * (shape.num_attention_heads + shape.num_key_value_heads)
+    kv = shape.attention_width if padded else shape.key_value_width
+    attention = 2 * c * (shape.attention_width + kv) + 4 * shape.num_attention_heads
+    mlp = c * shape.intermediate_size * (2 if fused_lora else 3)
+    lora = 2 * c * shape.hidden_size if fused_lora else _lora_token_bytes(shape, setup, on_gpu=on_gpu)
+    mask = c * setup.tokens * setup.max_length if padded else 0
+    return setup.tokens * (norms + attention + mlp + lora) + mask
+
+
+def _lora_token_bytes(shape: ModelShape, setup: TrainingSetup, *, on_gpu: bool) -> int:
+    targets = [linear for linear in shape.linears if linear.name in setup.target_modules]
+    outputs = setup.r * setup.lora_dtype_bytes * len(targets)
+    return outputs + sum(_lora_input_bytes(linear, setup, on_gpu=on_gpu) for linear in targets)
+
+
+def _lora_input_bytes(linear: Linear, setup: TrainingSetup, *, on_gpu: bool) -> int:
+    """Bytes a token of what is saved as the input of LoRA's A.
+
+    PEFT casts the input to A's dtype, a new copy for each module. Dropout saves its output and a mask
+    (a byte on the card; torch's CPU path keeps the noise in the values' own dtype).
+    """
+    value = setup.lora_dtype_bytes
+    if setup.lora_dropout:
+        value += 1 if on_gpu else setup.lora_dtype_bytes
+    return value * linear.in_features
+
+
+def workspace_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the gradients that pass through one layer in backward, at their peak inside the MLP.
+
+    A token, with c and l the bytes of the compute and the LoRA dtype: (2c + l) I + (2c + 2l) H. Fused
+    kernels keep the compute dtype and write in place: 3c I + 2c H.
+
+    Source: measured with torch's profiler on transformers + PEFT (tests); the fused form after unsloth
+    ``kernels/fast_lora.py``.
+    """
+    c, adapter = setup.compute_dtype_bytes, setup.lora_dtype_bytes
+    if setup.kernels == "fused" and setup.lora_dropout == 0:
+        return setup.tokens * (3 * c * shape.intermediate_size + 2 * c * shape.hidden_size)
+    inner = (2 * c + adapter) * shape.intermediate_size
+    return setup.tokens * (inner + (2 * c + 2 * adapter) * shape.hidden_size)
+
+
+def dequantized_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the largest weight, written out in the compute dtype for one product.
+
+    Source: bitsandbytes ``autograd/_functions.py``, ``MatMul4Bit.backward``.
+    """
+    if not setup.load_in_4bit:
+        return 0
+    return max(linear.n_weights for linear in shape.linears) * setup.compute_dtype_bytes
+
+
+def loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the logits that exist at a time, with the gradients of the loss over them.
+
+    In chunks, the final hidden states and their gradient outlive the chunk.
+    """
+    a_token = shape.vocab_size * (setup.compute_dtype_bytes + LOSS_BYTES)
+    if setup.loss_chunk is None or setup.loss_chunk >= setup.tokens:
+        return setup.tokens * a_token
+    hidden = 2 * setup.tokens * shape.hidden_size * setup.compute_dtype_bytes
+    return setup.loss_chunk * a_token + hidden

@@ -1,0 +1,187 @@
+"""`plan_memory`: every term of one configuration, the peak of each phase, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from lowvram_ft.errors import UsageError
+from lowvram_ft.memory.breakdown import (
+    activation_terms,
+    adapter_terms,
+    disk_terms,
+    machine_terms,
+    weight_terms,
+)
+from lowvram_ft.memory.setup import Budget, TrainingSetup
+from lowvram_ft.memory.shape import ModelShape
+from lowvram_ft.memory.terms import Place, Term
+
+FRAGMENTATION = 0.05
+"""The share of what comes and goes that the allocator cannot use. Assumption; torch rounds to 512 bytes and
+2 MiB segments (``CUDACachingAllocator.cpp``), and ``max_memory_reserved`` is what shows it."""
+
+WEIGHTS = (
+    "decoder weights",
+    "norms and biases",
+    "embedding",
+    "head",
+)
+_STANDING = (*WEIGHTS, "layer slots", "LoRA weights", "optimizer state")
+PHASES: dict[str, tuple[str, ...]] = {
+    "load": (*WEIGHTS, "loader"),
+    "forward": (*_STANDING, "gradients", "activations", "dequantized weight", "workspace"),
+    "loss": (*_STANDING, "gradients", "activations", "loss"),
+    "backward": (
+        *_STANDING,
+        *("gradients", "activations", "recomputed layer", "workspace", "dequantized weight"),
+    ),
+    "optimizer": (*_STANDING, "gradients", "optimizer workspace"),
+}
+"""Which terms on the training device exist in each phase of a step."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The peak of one phase on the device that trains.
+
+    Attributes:
+        name: ``load``, ``forward``, ``loss``, ``backward`` or ``optimizer``.
+        bytes: the sum of its terms.
+        terms: their names.
+    """
+
+    name: str
+    bytes: int
+    terms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What one configuration needs, and whether a budget holds it.
+
+    Attributes:
+        device: ``gpu``, or ``host`` where there is no card.
+        terms: every summand; names are unique.
+        phases: the peaks on the device.
+        peak_gpu_bytes: the largest of them on the card: what torch reserves; context and desktop are
+            terms of their own and not in it. 0 without a card.
+        usable_gpu_bytes: the card less context and desktop.
+        peak_host_bytes: the most that the host holds, with what is left to the rest of the machine.
+        ram_bytes: the host's memory.
+        disk_bytes: what a run writes and downloads.
+        fits: card, host and, where its size is known, disk.
+        offload_layers: decoder layers that stay on the host.
+        notes: what a reader should know about these numbers.
+    """
+
+    device: Place
+    terms: tuple[Term, ...]
+    phases: tuple[Phase, ...]
+    peak_gpu_bytes: int
+    usable_gpu_bytes: int
+    peak_host_bytes: int
+    ram_bytes: int
+    disk_bytes: int
+    fits: bool
+    offload_layers: int
+    notes: tuple[str, ...]
+
+    def term(self, name: str) -> Term:
+        """The term of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for term in self.terms:
+            if term.name == name:
+                return term
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, object]:
+        """The whole plan as JSON values."""
+        return asdict(self)
+
+
+def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> MemoryPlan:
+    """Add up one configuration, term by term.
+
+    Args:
+        shape: the base model.
+        setup: the configuration, complete: nothing is searched here (see `fit`).
+        budget: the machine.
+
+    Raises:
+        UsageError: more layers are to stay on the host than the model has.
+    """
+    if setup.offload_layers > shape.num_hidden_layers:
+        raise UsageError(
+            f"memory plan: offload_layers: more than the model has "
+            f"(got {setup.offload_layers} of {shape.num_hidden_layers}); lower it"
+        )
+    device: Place = "host" if budget.vram_bytes is None else "gpu"
+    # Without a card there is no other place for a layer to go.
+    offload = setup.offload_layers if device == "gpu" else 0
+    terms = [
+        *weight_terms(shape, setup, device, offload),
+        *adapter_terms(shape, setup, device),
+        *activation_terms(shape, setup, device),
+    ]
+    here = {term.name: term.bytes for term in terms if term.where == device}
+    slack = _fragmentation(here, device)
+    terms.append(slack)
+    here[slack.name] = slack.bytes
+    phases = tuple(_phase(name, (*keys, slack.name), here) for name, keys in PHASES.items())
+    peak = max(phase.bytes for phase in phases)
+    terms += machine_terms(budget, device)
+    terms += disk_terms(shape, terms)
+    peak_gpu = peak if device == "gpu" else 0
+    beside = sum(term.bytes for term in terms if term.where == "host" and term.name not in here)
+    peak_host = beside + peak if device == "host" else beside
+    disk = sum(term.bytes for term in terms if term.where == "disk")
+    return MemoryPlan(
+        device=device,
+        terms=tuple(terms),
+        phases=phases,
+        peak_gpu_bytes=peak_gpu,
+        usable_gpu_bytes=budget.usable_gpu_bytes,
+        peak_host_bytes=peak_host,
+        ram_bytes=budget.ram_bytes,
+        disk_bytes=disk,
+        fits=peak_gpu <= budget.usable_gpu_bytes
+        and peak_host <= budget.ram_bytes
+        and (budget.disk_bytes is None or disk <= budget.disk_bytes),
+        offload_layers=offload,
+        notes=tuple(_notes(shape, setup, device)),
+    )
+
+
+def _phase(name: str, keys: tuple[str, ...], here: Mapping[str, int]) -> Phase:
+    present = tuple(key for key in keys if key in here)
+    return Phase(name, sum(here[key] for key in present), present)
+
+
+def _fragmentation(here: Mapping[str, int], device: Place) -> Term:
+    moving = max(sum(here.get(key, 0) for key in keys if key not in _STANDING) for keys in PHASES.values())
+    return Term(
+        "fragmentation",
+        device,
+        int(moving * FRAGMENTATION),
+        f"{FRAGMENTATION} x {moving} that come and go",
+        "assumption; torch CUDACachingAllocator.cpp rounds to 512 bytes in 2 MiB segments",
+    )
+
+
+def _notes(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[str]:
+    notes = []
+    if device == "host":
+        notes.append("no GPU: everything is in host memory, and nothing can be offloaded")
+    elif setup.offload_embedding and shape.tie_word_embeddings:
+        notes.append("the embedding is the head too, so it stays on the card")
+    if device == "gpu" and setup.optimizer == "paged_adamw_8bit":
+        notes.append("paged optimizer state is counted on the host; it visits the card in the optimizer step")
+    if setup.kernels == "fused":
+        if setup.lora_dropout:
+            notes.append("lora_dropout above 0 turns Unsloth's fused LoRA off; 0 would save memory")
+        notes.append("activations of the fused kernels follow their source and hold no measurement yet")
+    return notes

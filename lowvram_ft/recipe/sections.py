@@ -1,0 +1,200 @@
+"""The sections of a recipe: frozen tables that refuse unknown keys and wrong types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SCHEMA_VERSION = 1
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces"]
+Quant = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Section(BaseModel):
+    """A frozen table of a recipe: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSection(Section):
+    """The base model, and the adapter that training starts from."""
+
+    base: str = Field(default="smollm2-135m", min_length=1)
+    """Hub id, folder in the hub's layout, or ``smollm2-135m``."""
+    fallbacks: Names = ()
+    """Smaller base models, largest first, that the plan may propose."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter to continue."""
+
+
+class DataSection(Section):
+    """Where the rows come from, and which of them are used."""
+
+    source: Source = "samples"
+    subset: Literal["functions", "modules", "traces"] | None = None
+    """A part of the rows that ship with the kit (``source = "samples"`` only)."""
+    path: str | None = None
+    """A JSONL file; where it is set, the hub is not asked."""
+    hub_id: str | None = None
+    """Data set on the hub; by default the source's own."""
+    split: str = "train"
+    max_rows: int | None = Field(default=None, gt=0)
+    eval_share: float = Field(default=0.05, gt=0, lt=0.5)
+    """Share of the groups that is kept back for the validation loss."""
+    test_share: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the groups that is kept out of training and validation altogether."""
+    seed: int = Field(default=0, ge=0)
+    broken_lines: Literal["fatal", "skip"] = "fatal"
+    """What a line that is not a JSON object does."""
+    too_long: Literal["drop", "fatal"] = "drop"
+    """What a row with more than ``train.max_length`` tokens does. It is never cut."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.subset is not None and self.source != "samples":
+            raise ValueError(f'subset: only with source = "samples" (source is "{self.source}"); remove it')
+        if self.source == "testgeneval" and self.split != "train":
+            raise ValueError(
+                f'split: "{self.split}" of testgeneval is an evaluation split and must never reach training; '
+                'use split = "train"'
+            )
+        return self
+
+
+class QuantizationSection(Section):
+    """How the frozen base weights are held while training."""
+
+    load_in_4bit: bool = True
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = True
+
+
+class LoraSection(Section):
+    """LoRA, in PEFT's terms."""
+
+    r: int = Field(default=16, gt=0)
+    lora_alpha: int = Field(default=32, gt=0)
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: Names = LORA_TARGETS
+    use_rslora: bool = False
+
+
+class TrainSection(Section):
+    """Training, in the terms of TRL and transformers."""
+
+    method: Literal["sft"] = "sft"
+    learning_rate: float = Field(default=2e-4, gt=0)
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps; overrides ``num_train_epochs``."""
+    per_device_train_batch_size: int = Field(default=1, gt=0)
+    gradient_accumulation_steps: int = Field(default=16, gt=0)
+    max_length: int = Field(default=2048, ge=32)
+    warmup_steps: float = Field(default=0.03, ge=0)
+    """Below 1: a share of all steps."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_8bit"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    gradient_checkpointing: bool = True
+    eval_steps: float = Field(default=0.1, gt=0)
+    """Steps between validation losses and checkpoints; below 1: a share of all steps."""
+    early_stopping_patience: int | None = Field(default=3, gt=0)
+    """Validation losses without improvement before training ends; leave out for none."""
+    seed: int = Field(default=0, ge=0)
+
+
+class HardwareSection(Section):
+    """What the machine has, and what the plan may give up to fit into it."""
+
+    engine: Literal["auto", "unsloth", "reference"] = "auto"
+    require_gpu: bool = False
+    vram_gib: float | None = Field(default=None, gt=0)
+    ram_gib: float | None = Field(default=None, gt=0)
+    allow: Annotated[
+        tuple[Literal["offload_layers", "offload_embedding", "smaller_batch", "shorter", "smaller_model"], ...],
+        Field(strict=False),
+    ] = ("offload_layers", "offload_embedding", "smaller_batch")
+
+
+class ExportSection(Section):
+    """The GGUF that is written."""
+
+    quant: Quant = "Q4_K_M"
+    rounding: Literal["bf16", "f16", "f32"] = "bf16"
+    """Type that merged weights are rounded to before they are quantized."""
+    n_ctx: int = Field(default=4096, ge=256)
+    verify_rows: int = Field(default=8, ge=0)
+    """Held-out rows on which the GGUF is held against base + adapter; 0 for none."""
+    require_stop: bool = True
+    """Whether a GGUF whose answer does not end by itself is rejected."""
+    ollama: str | None = None
+    """Name for ``ollama create``; leave out to write the Modelfile only."""
+
+
+class BenchSection(Section):
+    """The latency gate."""
+
+    gate_s: float = Field(default=10.0, gt=0)
+    """Seconds for a whole test file, at the 95th percentile."""
+    max_prompts: int = Field(default=12, gt=0)
+    max_new_tokens: int = Field(default=384, gt=0)
+
+
+class EvalSection(Section):
+    """What the model is judged on."""
+
+    suites: Names = ("samples",)
+    """``samples``, ``humaneval``, or ``jsonl:PATH``."""
+    max_tasks: int | None = Field(default=None, gt=0)
+    samples_per_task: int = Field(default=1, gt=0)
+    """1: greedy. More: sampled at ``temperature``, for Pass@k."""
+    temperature: float = Field(default=0.6, gt=0)
+    max_new_tokens: int = Field(default=384, gt=0)
+    seed: int = Field(default=0, ge=0)
+    gate_pass_rate: float = Field(default=0.8, ge=0, le=1)
+    gate_mutation_score: float = Field(default=0.5, ge=0, le=1)
+
+    @field_validator("suites")
+    @classmethod
+    def _known_suites(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
+        for suite in suites:
+            kind, _, path = suite.partition(":")
+            if kind not in ("samples", "humaneval", "jsonl") or (kind == "jsonl") != bool(path):
+                raise ValueError(f'unknown suite "{suite}"; use samples, humaneval or jsonl:PATH')
+        return suites
+
+
+class Recipe(Section):
+    """One stage, resolved."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    description: str = ""
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    quantization: QuantizationSection = QuantizationSection()
+    lora: LoraSection = LoraSection()
+    train: TrainSection = TrainSection()
+    hardware: HardwareSection = HardwareSection()
+    export: ExportSection = ExportSection()
+    bench: BenchSection = BenchSection()
+    eval: EvalSection = EvalSection()
+
+    @model_validator(mode="after")
+    def _train_and_eval_do_not_overlap(self) -> Self:
+        for suite in self.eval.suites:
+            path = suite.partition(":")[2]
+            if path and self.data.path and Path(path).resolve() == Path(self.data.path).resolve():
+                raise ValueError(
+                    f"data.path, eval.suites: {path} is both trained on and evaluated on; use different files"
+                )
+        return self
+
+
+SECTIONS = tuple(name for name in Recipe.model_fields if name not in ("schema_version", "description"))
+"""The names of the tables of a recipe, in the order in which they are shown."""

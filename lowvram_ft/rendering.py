@@ -1,0 +1,220 @@
+"""One function renders, for training, evaluation, export and use.
+
+The user message is the prompt, the assistant message the completion, in the model's own chat template with its default
+system text made explicit. Loss is on the completion and the end token only: what a template puts after the end token,
+such as ChatML's newline, carries none, and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.errors import ModelError
+
+Encode = Callable[[str], list[int]]
+_SYSTEM = "Xq7 sentinel system Xq7"
+_USER = "Xq7 sentinel user Xq7"
+_ASSISTANT = "Xq7 sentinel assistant Xq7"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt, or a prompt and its completion, as the model sees it.
+
+    Attributes:
+        text: the whole text.
+        input_ids: its tokens, shape [T].
+        completion_mask: shape [T]; 1 for the completion's tokens and the end token, else 0.
+    """
+
+    text: str
+    input_ids: tuple[int, ...]
+    completion_mask: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A model's chat format.
+
+    Attributes:
+        template: the Jinja chat template.
+        special: the special tokens that the template may name: ``bos_token``, ``eos_token``, …
+        system: the system text, explicit; None where the template has no default.
+        end_token: text of the token that ends the assistant's turn.
+        encode: text to token ids, special tokens recognized, none added.
+    """
+
+    template: str
+    special: Mapping[str, str]
+    system: str | None
+    end_token: str
+    encode: Encode
+
+    def messages(self, prompt: str, completion: str | None = None) -> list[dict[str, str]]:
+        """The conversation: the system text (where there is one), the prompt, and the completion if given."""
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
+        answer = [{"role": "assistant", "content": completion}] if completion is not None else []
+        return [*system, {"role": "user", "content": prompt}, *answer]
+
+    def prompt_text(self, prompt: str) -> str:
+        """The text that the model continues."""
+        return apply_template(self.template, self.messages(prompt), self.special, add_generation_prompt=True)
+
+    def render(self, prompt: str, completion: str | None = None) -> Rendered:
+        """Render a prompt, or a prompt with its completion.
+
+        Raises:
+            ModelError: the template changes the completion, so that training and use would differ.
+        """
+        before = self.prompt_text(prompt)
+        ids = self.encode(before)
+        if completion is None:
+            return Rendered(before, tuple(ids), (0,) * len(ids))
+        whole = apply_template(self.template, self.messages(prompt, completion), self.special)
+        answer = completion + self.end_token
+        if not whole.startswith(before + answer):
+            raise ModelError(
+                "chat template: changes the assistant's text, or does not continue the prompt "
+                f"(expected {answer[-40:]!r} after {before[-40:]!r}); strip the completion, or use another template"
+            )
+        answer_ids = self.encode(answer)
+        return Rendered(before + answer, tuple(ids + answer_ids), (0,) * len(ids) + (1,) * len(answer_ids))
+
+
+def apply_template(
+    template: str,
+    messages: Sequence[Mapping[str, str]],
+    special: Mapping[str, str],
+    add_generation_prompt: bool = False,
+) -> str:
+    """Render a conversation with a Jinja chat template, in the sandbox and with the globals that transformers gives it.
+
+    Raises:
+        ModelError: the template is broken, or refuses the conversation.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise jinja2.exceptions.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(template).render(
+            messages=list(messages), add_generation_prompt=add_generation_prompt, **special
+        )
+    except jinja2.exceptions.TemplateError as error:
+        raise ModelError(f"chat template: {error}; use a base model with a working chat template") from error
+
+
+def default_system(template: str, special: Mapping[str, str]) -> str | None:
+    """The system text that a template puts in by itself; None where it puts in none.
+
+    Found by rendering with and without a system message, and comparing what surrounds it.
+    """
+    user = {"role": "user", "content": _USER}
+    bare = apply_template(template, [user], special, add_generation_prompt=True)
+    try:
+        explicit = apply_template(
+            template, [{"role": "system", "content": _SYSTEM}, user], special, add_generation_prompt=True
+        )
+    except ModelError:
+        return None  # a template that refuses system messages has no system text
+    head, found, tail = explicit.partition(_SYSTEM)
+    if not found or not bare.startswith(head) or not bare.endswith(tail) or len(bare) < len(head) + len(tail):
+        return None
+    return bare[len(head) : len(bare) - len(tail)]
+
+
+def end_token(template: str, special: Mapping[str, str], tokens: Sequence[str]) -> str:
+    """The token that a template puts after the assistant's text.
+
+    Args:
+        template: the Jinja chat template.
+        special: the special tokens that it may name.
+        tokens: every special token of the vocabulary.
+
+    Raises:
+        ModelError: none follows, and the model names no end token.
+    """
+    messages = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+    after = apply_template(template, messages, special).partition(_ASSISTANT)[2].lstrip()
+    found = [token for token in tokens if token and after.startswith(token)]
+    if found:
+        return max(found, key=len)
+    raise ModelError(
+        f"chat template: no end token after the assistant's text (got {after[:40]!r}); "
+        "use an instruct model, whose template ends each turn with one"
+    )
+
+
+def from_folder(folder: Path) -> ChatFormat:
+    """The chat format of a model folder in the hub's layout.
+
+    Raises:
+        ModelError: it has no tokenizer or no chat template.
+    """
+    from tokenizers import Tokenizer
+
+    config = _json(folder / "tokenizer_config.json")
+    template = config.get("chat_template")
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        template = jinja.read_text(encoding="utf-8")
+    if isinstance(template, list):  # several named templates: the default one is for plain conversations
+        template = next((item["template"] for item in template if item.get("name") == "default"), None)
+    if not isinstance(template, str):
+        raise ModelError(f"{folder}: has no chat template; use an instruct model")
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ModelError(f"{folder / 'tokenizer.json'}: cannot be read ({error}); download the model again") from error
+    special = {key: _token(config[key]) for key in config if key.endswith("_token") and _token(config[key])}
+    tokens = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return make(template, special, tokens, encode)
+
+
+def make(template: str, special: Mapping[str, str], tokens: Sequence[str], encode: Encode) -> ChatFormat:
+    """Put a chat format together, and find its system text and end token.
+
+    Args:
+        template: the Jinja chat template.
+        special: the special tokens that it may name.
+        tokens: every special token of the vocabulary.
+        encode: text to token ids, special tokens recognized, none added.
+    """
+    return ChatFormat(
+        template=template,
+        special=dict(special),
+        system=default_system(template, special),
+        end_token=end_token(template, special, tokens),
+        encode=encode,
+    )
+
+
+def _token(value: Any) -> str:
+    """A token in a tokenizer_config.json: a string, or an object that holds one."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); download the model again") from error
+    return value if isinstance(value, dict) else {}

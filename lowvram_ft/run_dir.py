@@ -1,0 +1,195 @@
+"""The run directory: paths, atomic writes, ``run.json``, ``events.jsonl``, ``samples.jsonl``.
+
+Layout::
+
+    RUN/
+      run.json                 what was run, and which steps have finished (schema: docs/run-directory.md)
+      events.jsonl             what happened when, one object a line
+      samples.jsonl            every prompt, answer and verdict, one object a line
+      stages/NAME/adapter/     a standard PEFT folder for each stage
+      stages/NAME/checkpoints/ the trainer's own
+      export/                  the GGUF, its Modelfile, verification.json
+      eval/before|after/       the metrics of one evaluation
+
+A step's result is written under a temporary name, flushed to the disk and renamed, so a reader never sees half of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.errors import MachineError, RunDirectoryError
+
+RUN_SCHEMA_VERSION = 1
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: temporary name, fsync, rename.
+
+    Raises:
+        MachineError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); free some disk space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value atomically, indented."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        RunDirectoryError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{path}: no such file; is this a run directory?") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"{path}: is not valid JSON ({error}); delete it to start again") from error
+
+
+def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:
+    """Append records to a JSONL file, in one write, flushed to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); free some disk space") from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file; a last line that was cut off by a kill is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
+
+
+class RunDir:
+    """A run directory, and what is known of the run in it.
+
+    Args:
+        path: the folder; made if it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_json = path / "run.json"
+        self.events = path / "events.jsonl"
+        self.samples = path / "samples.jsonl"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What ``run.json`` holds.
+
+        Raises:
+            RunDirectoryError: it is missing or broken.
+        """
+        value = read_json(self.run_json)
+        if not isinstance(value, dict) or value.get("schema_version") != RUN_SCHEMA_VERSION:
+            raise RunDirectoryError(
+                f"{self.run_json}: is not a run of this version (schema {value.get('schema_version')!r} "
+                f"instead of {RUN_SCHEMA_VERSION}); use another --out"
+                if isinstance(value, dict)
+                else f"{self.run_json}: is not a run; use another --out"
+            )
+        return value
+
+    def start(self, *, recipe: Mapping[str, Any], digest: str, versions: Mapping[str, str], command: str) -> None:
+        """Begin a run here, or take up the one that is here.
+
+        Raises:
+            RunDirectoryError: a run of another recipe is here.
+        """
+        if self.run_json.is_file():
+            found = self.data.get("digest")
+            if found != digest:
+                raise RunDirectoryError(
+                    f"{self.path}: holds a run of another recipe or other settings ({found}, this is {digest}); "
+                    "use another --out, or delete it"
+                )
+            self.event("resumed")
+            return
+        if self.path.is_dir() and any(child.name != ".lock" for child in self.path.iterdir()):
+            raise RunDirectoryError(f"{self.path}: is not empty and holds no run; use another --out")
+        write_json(
+            self.run_json,
+            {
+                "schema_version": RUN_SCHEMA_VERSION,
+                "digest": digest,
+                "command": command,
+                "started": _now(),
+                "versions": dict(versions),
+                "recipe": recipe,
+                "steps": {},
+            },
+        )
+        self.event("started")
+
+    def finished(self, step: str) -> dict[str, Any] | None:
+        """The result of a step that has finished, else None."""
+        result = self.data["steps"].get(step)
+        return result if result is None else dict(result)
+
+    def finish(self, step: str, result: Mapping[str, Any]) -> None:
+        """Record that a step has finished, with its result."""
+        data = self.data
+        data["steps"][step] = dict(result)
+        write_json(self.run_json, data)
+        self.event("finished", step=step)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Add a line to ``events.jsonl``."""
+        append_jsonl(self.events, {"time": _now(), "event": kind, **fields})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second command out of this directory while one is at work in it.
+
+        Raises:
+            RunDirectoryError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:  # Windows: no advisory locks of this kind; nothing is promised there
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunDirectoryError(f"{self.path}: another command is at work here; wait for it") from error
+            yield
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,1 @@
+"""Training: one TRL trainer under two engines."""

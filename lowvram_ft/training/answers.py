@@ -1,0 +1,50 @@
+"""What base + adapter answer on held-out rows, teacher-forced: what an export is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gguf_export import Reference, ReferenceSequence
+from lowvram_ft.data.row import Row
+from lowvram_ft.errors import ModelError
+from lowvram_ft.rendering import ChatFormat
+from lowvram_ft.training.engines.reference import continue_adapter
+
+
+def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat: ChatFormat, out: Path) -> None:
+    """Write log-probabilities of base + adapter over the completions of rows, on 16-bit weights.
+
+    The weights are those of the checkpoint (16 bits), the arithmetic is float32, so that only the export differs.
+
+    Args:
+        model: folder of the base model.
+        adapter: PEFT folder; None for the base alone.
+        rows: held-out rows.
+        chat: the model's chat format.
+        out: the ``.npz`` to write.
+
+    Raises:
+        ModelError: the model or the adapter cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model}: cannot be loaded ({error}); download it again") from error
+    if adapter is not None:
+        loaded = continue_adapter(loaded, adapter, trainable=False)
+    loaded.eval()
+    sequences = []
+    with torch.inference_mode():
+        for row in rows:
+            rendered = chat.render(row.prompt, row.completion)
+            start = rendered.completion_mask.index(1)
+            logits = loaded(input_ids=torch.tensor([rendered.input_ids])).logits[0, start - 1 : -1].float().numpy()
+            sequences.append(
+                ReferenceSequence.from_logits(rendered.input_ids, start, logits, chat.messages(row.prompt))
+            )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Reference(tuple(sequences)).save(out)

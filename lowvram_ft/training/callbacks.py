@@ -1,0 +1,91 @@
+"""What a trainer reports while it runs: a progress line, and events in the run directory."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lowvram_ft.errors import TrainingError
+from lowvram_ft.progress import Progress
+
+Event = Callable[..., None]
+
+
+class Report(TrainerCallback):  # type: ignore[misc]
+    """Loss, tokens a second, memory and time left; every logged step also becomes an event.
+
+    Args:
+        stage: name of the stage.
+        progress: where a person reads it.
+        event: where a program reads it.
+    """
+
+    def __init__(self, stage: str, progress: Progress, event: Event) -> None:
+        self._stage, self._progress, self._event = stage, progress, event
+        self._began = time.monotonic()
+        self._first_tokens: float | None = None
+        self._loss = math.nan
+        self._eval_loss: float | None = None
+        self._tok_per_s = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Take up what the trainer logged.
+
+        Raises:
+            TrainingError: the loss is not a finite number.
+        """
+        values = logs or {}
+        if "eval_loss" in values:
+            self._eval_loss = float(values["eval_loss"])
+            self._event("validated", stage=self._stage, step=state.global_step, eval_loss=self._eval_loss)
+        if "loss" not in values:
+            return
+        self._loss = float(values["loss"])
+        if not math.isfinite(self._loss):
+            raise TrainingError(
+                f"{self._stage}: the loss is {self._loss} at step {state.global_step}; "
+                "lower train.learning_rate, or raise train.warmup_steps"
+            )
+        tokens = float(values.get("num_tokens", 0.0))
+        if self._first_tokens is None:
+            self._first_tokens = tokens
+            self._began = time.monotonic()
+        else:
+            self._tok_per_s = (tokens - self._first_tokens) / max(time.monotonic() - self._began, 1e-9)
+        self._event(
+            "trained",
+            stage=self._stage,
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=self._loss,
+            learning_rate=values.get("learning_rate"),
+            tok_per_s=round(self._tok_per_s, 1),
+            memory_bytes=memory_bytes(),
+        )
+        validation = f", validation {self._eval_loss:.3f}" if self._eval_loss is not None else ""
+        self._progress.step(
+            f"train {self._stage}",
+            state.global_step,
+            state.max_steps,
+            f"loss {self._loss:.3f}{validation}, {self._tok_per_s:.0f} tok/s, {memory_bytes() / 2**30:.1f} GiB",
+        )
+
+
+def memory_bytes() -> int:
+    """Peak memory: reserved on the card where there is one, else resident on the host."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,5 @@
+"""Engines: who loads the model and who builds the trainer. Chosen by `choose`."""
+
+from lowvram_ft.training.engines.protocol import Engine, Loaded, LoadPlan, choose
+
+__all__ = ["Engine", "LoadPlan", "Loaded", "choose"]

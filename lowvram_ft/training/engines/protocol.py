@@ -1,0 +1,128 @@
+"""The protocol of an engine, and the choice between the two."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lowvram_ft.errors import MachineError, MissingExtraError
+from lowvram_ft.hardware import Hardware
+from lowvram_ft.recipe import HardwareSection, LoraSection, QuantizationSection, TrainSection
+
+Method = Literal["sft"]
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """How a model is loaded: the recipe's sections, and what the memory plan decided.
+
+    Attributes:
+        quantization: how the frozen weights are held.
+        lora: the adapter to make, where none is continued.
+        max_length: most tokens of a row.
+        gradient_checkpointing: recompute activations in the backward pass.
+        offload_layers: decoder layers kept in host memory while training (Unsloth only).
+        offload_embedding: keep the embedding in host memory (Unsloth only).
+        vram_bytes: most memory that may be reserved on the card; None for all of it.
+        seed: of the adapter's initial weights.
+    """
+
+    quantization: QuantizationSection
+    lora: LoraSection
+    max_length: int
+    gradient_checkpointing: bool
+    offload_layers: int
+    offload_embedding: bool
+    vram_bytes: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its adapter, ready to train or to answer.
+
+    Attributes:
+        model: a ``peft.PeftModel``.
+        tokenizer: a ``transformers.PreTrainedTokenizerFast``.
+        device: ``"cuda"`` or ``"cpu"``.
+        dtype: the compute type, as PyTorch names it: ``"bfloat16"``, ``"float32"``, …
+    """
+
+    model: Any
+    tokenizer: Any
+    device: str
+    dtype: str
+
+
+class Engine(Protocol):
+    """Loads a model, and builds the trainer for it. Preference training needs the same load, so they are apart."""
+
+    name: str
+
+    def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
+        """Load a base model with a new adapter, or with one to continue.
+
+        Args:
+            model: folder in the hub's layout.
+            plan: how.
+            adapter: PEFT folder to continue; None makes a new one from ``plan.lora``.
+
+        Raises:
+            ModelError: the folder is broken, or the adapter belongs to another base model.
+            MachineError: the model does not fit.
+        """
+        ...
+
+    def trainer(
+        self,
+        method: Method,
+        loaded: Loaded,
+        train: TrainSection,
+        rows: Sequence[dict[str, list[int]]],
+        eval_rows: Sequence[dict[str, list[int]]],
+        output_dir: Path,
+        callbacks: Sequence[Any],
+    ) -> Any:
+        """Build the trainer.
+
+        Args:
+            method: what to train.
+            loaded: from `load`.
+            train: the recipe's section.
+            rows: ``input_ids`` and ``labels`` of each training row, shape [T]; -100 where no loss falls.
+            eval_rows: the same for the validation loss; may be empty.
+            output_dir: for checkpoints.
+            callbacks: of type ``transformers.TrainerCallback``.
+
+        Returns:
+            A ``trl.SFTTrainer``.
+        """
+        ...
+
+
+def choose(section: HardwareSection, hardware: Hardware) -> Engine:
+    """Choose the engine: Unsloth where there is a CUDA GPU and it is installed, the reference engine elsewhere.
+
+    Raises:
+        MachineError: the recipe demands a GPU, and there is none.
+        MissingExtraError: the recipe names Unsloth, and it is not installed.
+    """
+    installed = importlib.util.find_spec("unsloth") is not None
+    if section.require_gpu and not hardware.gpus:
+        raise MachineError(
+            "hardware.require_gpu: this recipe needs a CUDA GPU (none found); "
+            "use a machine with one, or try a small base model with "
+            "--set hardware.require_gpu=false --set model.base=smollm2-135m"
+        )
+    if section.engine == "unsloth" and not installed:
+        raise MissingExtraError('hardware.engine = "unsloth"', "cuda")
+    if section.engine == "unsloth" or (section.engine == "auto" and installed and hardware.gpus):
+        from lowvram_ft.training.engines.unsloth import UnslothEngine
+
+        return UnslothEngine()
+    from lowvram_ft.training.engines.reference import ReferenceEngine
+
+    return ReferenceEngine()

@@ -1,0 +1,149 @@
+"""The reference engine: transformers + PEFT + bitsandbytes NF4, on the CPU or any GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.errors import ModelError
+from lowvram_ft.hardware import cpu_flags
+from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
+from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
+from lowvram_ft.training.sft import build_sft_trainer
+
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_tile"})
+"""CPU flags with which bf16 products are faster than float32 ones; without either they are many times slower."""
+
+
+class ReferenceEngine:
+    """Plain libraries, no kernels of their own: what a GPU result is held against."""
+
+    name = "reference"
+
+    def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
+        """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
+        import torch
+        from peft import get_peft_model, prepare_model_for_kbit_training
+        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = compute_dtype(device)
+        set_seed(plan.seed)
+        try:
+            base = AutoModelForCausalLM.from_pretrained(
+                model,
+                dtype=getattr(torch, dtype),
+                quantization_config=_quantization(plan.quantization, dtype),
+                device_map={"": 0} if device == "cuda" else None,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"{model}: cannot be loaded ({_first_line(error)}); download it again") from error
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise ModelError(f"{model}: broken weights ({_first_line(error)}); download it again") from error
+        if plan.quantization.load_in_4bit:
+            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=plan.gradient_checkpointing)
+            if device == "cpu":
+                keep_weights_unpacked(base)
+        if adapter is None:
+            peft = get_peft_model(base, lora_config(plan.lora))
+        else:
+            peft = continue_adapter(base, adapter, trainable=True)
+        return Loaded(peft, tokenizer, device, dtype)
+
+    def trainer(
+        self,
+        method: Method,
+        loaded: Loaded,
+        train: TrainSection,
+        rows: Sequence[dict[str, list[int]]],
+        eval_rows: Sequence[dict[str, list[int]]],
+        output_dir: Path,
+        callbacks: Sequence[Any],
+    ) -> Any:
+        """Build the trainer; see `lowvram_ft.training.engines.Engine`."""
+        if method != "sft":
+            raise ValueError(f"method: {method} is not known to this engine")
+        trainer_class = None
+        if loaded.device == "cpu":
+            from lowvram_ft.training.cpu_trainer import CpuSFTTrainer
+
+            trainer_class = CpuSFTTrainer
+        return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class)
+
+
+def compute_dtype(device: str) -> str:
+    """The type to compute in: bf16 where the device has it in hardware, else float32."""
+    if device == "cuda":
+        import torch
+
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if BF16_FLAGS & set(cpu_flags()) else "float32"
+
+
+def lora_config(section: LoraSection) -> Any:
+    """The recipe's section as PEFT's ``LoraConfig``."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=section.r,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        target_modules=list(section.target_modules),
+        use_rslora=section.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def continue_adapter(base: Any, adapter: Path, *, trainable: bool) -> Any:
+    """Put an adapter on a base model.
+
+    Raises:
+        ModelError: it is missing, broken, or belongs to another base model.
+    """
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise ModelError(f"{adapter}: is not a PEFT adapter (no adapter_config.json); give an adapter folder")
+    try:
+        return PeftModel.from_pretrained(base, str(adapter), is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"{adapter}: does not fit this base model ({_first_line(error)}); use the base model it was trained on"
+        ) from error
+
+
+def keep_weights_unpacked(model: Any) -> None:
+    """Switch off bitsandbytes' CPU repacking of 4-bit weights.
+
+    At the first forward without gradients, bitsandbytes repacks a ``Linear4bit`` for its AVX512-BF16 kernel, and never
+    unpacks it: after one evaluation the backward pass reads the packed bytes as if they were not, and is silently wrong.
+    """
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _quantization(section: QuantizationSection, dtype: str) -> Any:
+    if not section.load_in_4bit:
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=section.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

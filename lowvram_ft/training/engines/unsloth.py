@@ -1,0 +1,145 @@
+"""The unsloth engine: fused 4-bit kernels and gradient checkpointing on a CUDA GPU.
+
+This is the one module with an effect at import: Unsloth patches transformers, trl and peft, and has to come before
+them. Parts of it are AGPL: it is called, never copied.
+"""
+
+from __future__ import annotations
+
+import unsloth  # noqa: F401
+
+# isort: split
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import set_seed
+from trl import SFTTrainer
+from unsloth import FastLanguageModel
+
+from lowvram_ft.errors import MachineError, ModelError
+from lowvram_ft.recipe import LoraSection, TrainSection
+from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
+from lowvram_ft.training.sft import build_sft_trainer
+
+
+class UnslothEngine:
+    """Unsloth's loader and trainer, under the same rows, masks and checkpoints as the reference engine."""
+
+    name = "unsloth"
+
+    def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
+        """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
+        on_gpu = torch.cuda.is_available()
+        checkpointing: str | bool = "unsloth" if plan.gradient_checkpointing else False
+        set_seed(plan.seed)
+        try:
+            base, tokenizer = FastLanguageModel.from_pretrained(
+                model_name=str(model),
+                max_seq_length=plan.max_length,
+                dtype=None if on_gpu else torch.float32,
+                load_in_4bit=plan.quantization.load_in_4bit,
+                use_gradient_checkpointing=checkpointing,
+                **(_placement(plan) if on_gpu else {}),
+            )
+        except torch.OutOfMemoryError as error:
+            raise MachineError(
+                f"{model}: does not fit on the card while loading; see: lowvram-ft plan RECIPE"
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{model}: Unsloth cannot load it ({str(error).splitlines()[0][:200]})") from error
+        lora = plan.lora if adapter is None else _section_of(adapter)
+        peft = FastLanguageModel.get_peft_model(
+            base,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=list(lora.target_modules),
+            use_rslora=lora.use_rslora,
+            bias="none",
+            use_gradient_checkpointing=checkpointing,
+            random_state=plan.seed,
+            max_seq_length=plan.max_length,
+        )
+        if adapter is not None:
+            _load_adapter(peft, adapter)
+        dtype = ("bfloat16" if torch.cuda.is_bf16_supported() else "float16") if on_gpu else "float32"
+        return Loaded(peft, tokenizer, "cuda" if on_gpu else "cpu", dtype)
+
+    def trainer(
+        self,
+        method: Method,
+        loaded: Loaded,
+        train: TrainSection,
+        rows: Sequence[dict[str, list[int]]],
+        eval_rows: Sequence[dict[str, list[int]]],
+        output_dir: Path,
+        callbacks: Sequence[Any],
+    ) -> Any:
+        """Build the trainer; see `lowvram_ft.training.engines.Engine`.
+
+        ``trl.SFTTrainer`` is the one that Unsloth has rewritten, since it was imported after it.
+        """
+        if method != "sft":
+            raise ValueError(f"method: {method} is not known to this engine")
+        return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class=SFTTrainer)
+
+
+def _placement(plan: LoadPlan) -> dict[str, Any]:
+    """What of the model stays in host memory, as the memory plan decided."""
+    placement: dict[str, Any] = {}
+    if plan.offload_layers:
+        limit = {0: f"{plan.vram_bytes / 2**30:.2f}GiB"} if plan.vram_bytes else None
+        placement["offload_layers"] = plan.offload_layers
+        placement["device_map_planner_kwargs"] = {
+            "batch_size": 1,
+            "lora_rank": plan.lora.r,
+            **({"max_memory": limit} if limit else {}),
+        }
+    if plan.offload_embedding:
+        placement["offload_embedding"] = True
+    return placement
+
+
+def _section_of(adapter: Path) -> LoraSection:
+    """The LoRA settings that an adapter was made with.
+
+    Raises:
+        ModelError: it is missing or broken.
+    """
+    path = adapter / "adapter_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return LoraSection(
+            r=config["r"],
+            lora_alpha=config["lora_alpha"],
+            lora_dropout=float(config["lora_dropout"]),
+            target_modules=tuple(config["target_modules"]),
+            use_rslora=config.get("use_rslora", False),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: is not a PEFT adapter ({error}); give an adapter folder") from error
+
+
+def _load_adapter(peft: Any, adapter: Path) -> None:
+    """Put an adapter's weights into a model that was made with its settings.
+
+    Raises:
+        ModelError: they belong to another base model.
+    """
+    try:
+        tensors = load_file(str(adapter / "adapter_model.safetensors"))
+        outcome = set_peft_model_state_dict(peft, tensors)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{adapter}: does not fit this base model ({str(error).splitlines()[0][:200]})") from error
+    missing = [key for key in getattr(outcome, "missing_keys", []) if "lora_" in key]
+    unexpected = list(getattr(outcome, "unexpected_keys", []))
+    if missing or unexpected:
+        raise ModelError(
+            f"{adapter}: does not fit this base model ({(missing + unexpected)[0]}); use the one it was trained on"
+        )

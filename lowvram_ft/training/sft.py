@@ -1,0 +1,142 @@
+"""The one path of supervised fine-tuning: TRL's ``SFTTrainer`` on rows that are rendered and masked already."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.data.prepare import IGNORE_INDEX, Example
+from lowvram_ft.errors import TrainingError
+from lowvram_ft.recipe import TrainSection
+from lowvram_ft.training.engines.protocol import Loaded
+
+CHECKPOINTS_KEPT = 2
+
+
+def build_sft_trainer(
+    loaded: Loaded,
+    train: TrainSection,
+    rows: Sequence[dict[str, list[int]]],
+    eval_rows: Sequence[dict[str, list[int]]],
+    output_dir: Path,
+    callbacks: Sequence[Any],
+    trainer_class: Any = None,
+) -> Any:
+    """Build the trainer. Every argument that matters is passed: the engines' defaults differ.
+
+    Args:
+        loaded: the model.
+        train: the recipe's section.
+        rows: ``input_ids`` and ``labels`` of each training row.
+        eval_rows: the same for the validation loss; may be empty.
+        output_dir: for checkpoints.
+        callbacks: of type ``transformers.TrainerCallback``.
+        trainer_class: an engine's own ``SFTTrainer``; TRL's by default.
+    """
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    _keep_quiet()
+    return (trainer_class or SFTTrainer)(
+        model=loaded.model,
+        args=sft_config(loaded, train, bool(eval_rows), output_dir),
+        train_dataset=Dataset.from_list(list(rows)),
+        eval_dataset=Dataset.from_list(list(eval_rows)) if eval_rows else None,
+        processing_class=loaded.tokenizer,
+        callbacks=list(callbacks),
+    )
+
+
+def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir: Path) -> Any:
+    """The recipe's section as TRL's ``SFTConfig``."""
+    from trl import SFTConfig
+
+    on_cpu = loaded.device == "cpu"
+    return SFTConfig(
+        output_dir=str(output_dir),
+        learning_rate=train.learning_rate,
+        num_train_epochs=train.num_train_epochs,
+        max_steps=train.max_steps if train.max_steps is not None else -1,
+        per_device_train_batch_size=train.per_device_train_batch_size,
+        per_device_eval_batch_size=train.per_device_train_batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
+        warmup_steps=train.warmup_steps,
+        lr_scheduler_type=train.lr_scheduler_type,
+        # the 8-bit optimizers exist to save VRAM; on a CPU their kernels are slower than the state is large
+        optim="adamw_torch" if on_cpu else train.optim,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        max_length=None,  # rows that are too long were dropped: nothing is ever cut
+        packing=False,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=train.eval_steps,
+        save_strategy="steps",
+        save_steps=train.eval_steps,
+        save_total_limit=CHECKPOINTS_KEPT,
+        load_best_model_at_end=evaluates,
+        metric_for_best_model="eval_loss" if evaluates else None,
+        greater_is_better=False if evaluates else None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        bf16=loaded.dtype == "bfloat16",
+        fp16=loaded.dtype == "float16",
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        seed=train.seed,
+        data_seed=train.seed,
+    )
+
+
+def rows_for_trainer(examples: Sequence[Example]) -> list[dict[str, list[int]]]:
+    """``input_ids`` and ``labels`` of each example."""
+    return [{"input_ids": list(example.rendered.input_ids), "labels": example.labels} for example in examples]
+
+
+def assert_completion_mask(trainer: Any, examples: Sequence[Example]) -> None:
+    """Hold the batches that the trainer really sees against the rendered rows, before the first step.
+
+    Every row of the training set, as it comes out of the trainer's own data set and collator: exactly the completion's
+    tokens and the end token carry loss, nothing was cut, padding carries none.
+
+    Raises:
+        TrainingError: a row differs; names it.
+    """
+    seen = trainer.train_dataset
+    if len(seen) != len(examples):
+        raise TrainingError(f"completion mask: the trainer sees {len(seen)} rows of {len(examples)}; report this")
+    for start in range(0, len(examples), 16):
+        part = examples[start : start + 16]
+        batch = trainer.data_collator([dict(seen[start + i]) for i in range(len(part))])
+        for i, example in enumerate(part):
+            ids, labels = batch["input_ids"][i].tolist(), batch["labels"][i].tolist()
+            length = len(example.rendered.input_ids)
+            padding = len(labels) - length
+            if ids[:length] != list(example.rendered.input_ids) or labels != (
+                example.labels + [IGNORE_INDEX] * padding
+            ):
+                raise TrainingError(
+                    f"completion mask: row {example.row.id} carries loss on other tokens than its completion and end "
+                    "token; report this with the versions that `lowvram-ft doctor` prints"
+                )
+
+
+def _keep_quiet() -> None:
+    """Silence what the libraries say of themselves; our progress says what a user needs."""
+    import datasets
+    import transformers
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", module=r"(torch|trl|transformers|peft|accelerate|bitsandbytes)\b.*")
