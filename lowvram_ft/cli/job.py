@@ -99,11 +99,11 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, as_json: bool
         job.start()
         job.plan()
         adapter = job.train()
-    found = {"adapter": str(adapter), "stages": _stages(job)}
+    stages = _stages(job)
     if as_json:
-        print_json(found)
+        print_json({"adapter": str(adapter), "stages": stages})
         return
-    for stage, result in found["stages"].items():
+    for stage, result in stages.items():
         click.echo(f"{stage}: {result['steps']} steps, loss {result['first_loss']:.3f} to {result['last_loss']:.3f}")
     click.echo(f"adapter: {adapter}")
 

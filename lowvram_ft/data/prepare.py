@@ -102,7 +102,7 @@ def prepare(
     if not train:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.reasons.items()) or "the source is empty"
         raise DataError(f"{section.source}: no row is left to train on ({why}); check the source and train.max_length")
-    notes = ()
+    notes: tuple[str, ...] = ()
     if left_out.broken.found:
         notes = (f"{left_out.broken.describe(_file(section))}; passed over",)
     return Prepared(train, validation, test, dict(left_out.reasons), notes)

@@ -71,7 +71,7 @@ def plan_recipe(recipe: Recipe, hardware: Hardware, overrides: Mapping[str, Any]
         shape = ModelShape.from_config(models.config_of(model))
         allow = [word for word in recipe.hardware.allow if word in _STEPS]
         chosen = fit(shape, setup_for(recipe, on_gpu=budget.vram_bytes is not None), budget, allow)
-        notes = (model.note,) if model.note else ()
+        notes: tuple[str, ...] = (model.note,) if model.note else ()
         if first is not None and chosen.plan.fits:
             notes += (f"{first.model.id} does not fit; {model.id} is the next of model.fallbacks",)
         plan = StagePlan(model, chosen, notes)

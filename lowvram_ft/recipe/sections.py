@@ -7,8 +7,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SCHEMA_VERSION = 1
-
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces"]
 Quant = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
@@ -173,7 +171,7 @@ class EvalSection(Section):
 class Recipe(Section):
     """One stage, resolved."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     description: str = ""
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()

@@ -10,6 +10,7 @@ from lowvram_ft.data.row import Row
 from lowvram_ft.errors import ModelError
 from lowvram_ft.rendering import ChatFormat
 from lowvram_ft.training.engines.reference import continue_adapter
+from lowvram_ft.training.sft import keep_quiet
 
 
 def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat: ChatFormat, out: Path) -> None:
@@ -30,6 +31,7 @@ def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat
     import torch
     from transformers import AutoModelForCausalLM
 
+    keep_quiet()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -37,10 +38,11 @@ def build_sft_trainer(
         trainer_class: an engine's own ``SFTTrainer``; TRL's by default.
     """
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import SFTTrainer
 
-    _keep_quiet()
-    return (trainer_class or SFTTrainer)(
+    keep_quiet()
+    trainer = (trainer_class or SFTTrainer)(
         model=loaded.model,
         args=sft_config(loaded, train, bool(eval_rows), output_dir),
         train_dataset=Dataset.from_list(list(rows)),
@@ -48,6 +50,8 @@ def build_sft_trainer(
         processing_class=loaded.tokenizer,
         callbacks=list(callbacks),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
+    return trainer
 
 
 def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir: Path) -> Any:
@@ -130,12 +134,13 @@ def assert_completion_mask(trainer: Any, examples: Sequence[Example]) -> None:
                 )
 
 
-def _keep_quiet() -> None:
+def keep_quiet() -> None:
     """Silence what the libraries say of themselves; our progress says what a user needs."""
     import datasets
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

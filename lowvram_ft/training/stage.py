@@ -15,7 +15,7 @@ from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import from_folder
 from lowvram_ft.training.engines import Engine, LoadPlan
-from lowvram_ft.training.sft import assert_completion_mask, rows_for_trainer
+from lowvram_ft.training.sft import assert_completion_mask, keep_quiet, rows_for_trainer
 
 CHECKPOINT_FILES = (
     "trainer_state.json",
@@ -75,6 +75,7 @@ def train_stage(
 
     from lowvram_ft.training.callbacks import Report, memory_bytes
 
+    keep_quiet()
     chat = from_folder(model)
     prepared = prepare(recipe.data, chat, plan.max_length)
     for note in prepared.notes:

@@ -1,0 +1,45 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup setup-test demo demo-short test lint types test-fast test-slow docs clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## .venv with everything the demo needs (llama-cpp-python is compiled once)
+	@$(PYTHON) scripts/setup.py
+
+setup-test:  ## the same, with what the tests need
+	@$(PYTHON) scripts/setup.py --test
+
+demo: setup  ## the whole job on SmolLM2-135M: train, export, benchmark, evaluate
+	$(BIN)/lowvram-ft demo
+
+demo-short: setup-test  ## the same on the real model in a few steps
+	rm -rf runs/demo-short
+	$(BIN)/lowvram-ft demo --out runs/demo-short --set train.max_steps=2 --set data.max_rows=24 \
+		--set eval.max_tasks=4 --set bench.max_prompts=2 --set export.verify_rows=2 \
+		--set export.require_stop=false --set eval.max_new_tokens=96 --set bench.max_new_tokens=96
+
+test: setup-test lint types test-fast demo-short  ## every check
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+types: setup-test
+	$(BIN)/mypy
+
+test-fast: setup-test
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup-test  ## what takes over a minute each
+	$(BIN)/python -m pytest -m slow
+
+docs: setup-test  ## write the generated parts of the docs anew
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
