@@ -8,10 +8,12 @@ child process.
 from __future__ import annotations
 
 from .adapter import Adapter
+from .child import require_llama_cpp
 from .errors import (
     BrokenFileError,
     DiskSpaceError,
     ExportError,
+    MissingLibraryError,
     UnsupportedError,
     VerificationFailed,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "GgufFile",
+    "MissingLibraryError",
     "Reference",
     "ReferenceSequence",
     "Threshold",
@@ -50,6 +53,7 @@ __all__ = [
     "render",
     "render_modelfile_messages",
     "render_modelfile_template",
+    "require_llama_cpp",
     "template_of",
     "verify",
 ]

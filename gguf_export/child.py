@@ -7,6 +7,7 @@ and is shown only as the reason of a failure.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from .errors import MissingLibraryError
 
 _SIGILL_HELP: Final = (
     "llama-cpp-python was built with instructions that crash on this CPU (GCC 12 miscompiles AMX); install "
@@ -39,6 +42,21 @@ class ChildResult:
     stages: Mapping[str, dict[str, Any]]
     problem: str | None
     stage: str
+
+
+def require_llama_cpp(what: str) -> None:
+    """Check that the child will find llama-cpp-python, without importing it.
+
+    Args:
+        what: what needs it, for the message: ``"export to Q4_K_M"``.
+
+    Raises:
+        MissingLibraryError: it is not installed.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise MissingLibraryError(
+            f"{what}: needs llama-cpp-python (not installed); install it with: pip install llama-cpp-python"
+        )
 
 
 def run_child(request: Mapping[str, Any]) -> ChildResult:

@@ -4,6 +4,7 @@
     ├── UnsupportedError       2   a model, adapter, tokenizer or template that is not covered
     ├── BrokenFileError        2   an input file that is missing, truncated or damaged
     ├── DiskSpaceError         3   not enough room for what will be written
+    ├── MissingLibraryError    3   llama-cpp-python is not installed
     └── VerificationFailed     1   a file was written, but did not pass its verification
 
 Messages follow one form: *where: what (what was got); what to do.*
@@ -44,6 +45,12 @@ class DiskSpaceError(ExportError):
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
         super().__init__(message)
+
+
+class MissingLibraryError(ExportError):
+    """llama-cpp-python, which quantizes and verifies, is not installed."""
+
+    exit_code = 3
 
 
 class VerificationFailed(ExportError):

@@ -24,10 +24,12 @@ from .architectures import (
     plan_tensors,
     rope_factors,
 )
+from .child import require_llama_cpp
 from .errors import UnsupportedError
 from .files import (
     cleaned_temporaries,
     commit,
+    disk_full_is_an_error,
     prepare_output,
     require_free_space,
     sha256_of,
@@ -157,17 +159,21 @@ def export(
         UnsupportedError: the model, the adapter, the tokenizer or the type is not covered.
         BrokenFileError: an input is missing, truncated or damaged.
         DiskSpaceError: not enough room; nothing was written.
+        MissingLibraryError: llama-cpp-python is not installed, and the type needs it.
         ExportError: the export failed; nothing is left of it.
     """
     started = time.monotonic()
     target = quant_type(quant)
     require_rounding(rounding)
+    if target.rounding is None:
+        require_llama_cpp(f"export to {quant}")
     plan = _plan(base, adapter, target, rounding, chat_template, eos_token, metadata)
     out = Path(out).absolute()
     prepare_output(out)
     report: Progress = progress if progress is not None else lambda _step, _share: None
-    with cleaned_temporaries(out):
-        require_free_space(out.parent, _needed_bytes(plan, target))
+    needed = _needed_bytes(plan, target)
+    with cleaned_temporaries(out), disk_full_is_an_error(out.parent, needed):
+        require_free_space(out.parent, needed)
         finished = temporary_path(out, "merged")
         _write_merged(plan, finished, report)
         if target.rounding is None:

@@ -6,6 +6,7 @@ and renamed. The names are fixed, so the next export of the same output removes 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -86,12 +87,31 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise DiskSpaceError(
-            f"{folder}: not enough disk space ({_gib(needed_bytes)} needed, {_gib(free)} free); "
-            "free some, or write to another disk",
-            needed_bytes,
-            free,
-        )
+        raise _disk_space_error(folder, needed_bytes, free)
+
+
+@contextmanager
+def disk_full_is_an_error(folder: Path, needed_bytes: int) -> Iterator[None]:
+    """Turn the system's report that ``folder`` has no room left, in the middle of writing, into our own.
+
+    Raises:
+        DiskSpaceError: something else took the room that was there at the start.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _disk_space_error(folder, needed_bytes, shutil.disk_usage(folder).free) from error
+
+
+def _disk_space_error(folder: Path, needed_bytes: int, free: int) -> DiskSpaceError:
+    return DiskSpaceError(
+        f"{folder}: not enough disk space ({_gib(needed_bytes)} needed, {_gib(free)} free); "
+        "free some, or write to another disk",
+        needed_bytes,
+        free,
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from .child import ChildResult, run_child
+from .child import ChildResult, require_llama_cpp, run_child
 from .errors import BrokenFileError, UnsupportedError
 from .quantize import QUANT_TYPES
 from .reading import GgufFile
@@ -132,7 +132,11 @@ def verify(
 
     Returns:
         Every check that ran. A damaged file gives one failed check, not an exception.
+
+    Raises:
+        MissingLibraryError: llama-cpp-python is not installed.
     """
+    require_llama_cpp("verification")
     kind: Literal["standalone", "reference"] = "standalone" if reference is None else "reference"
     try:
         file = GgufFile(gguf)

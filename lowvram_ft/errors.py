@@ -18,7 +18,9 @@ Messages follow one form: *where: what (what was got); what to do.*
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it (128 + SIGINT)."""
@@ -92,3 +94,33 @@ class MissingExtraError(MachineError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f'{feature}: not installed; run: pip install "lowvram-ft[{extra}]"')
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left on the disk.
+
+    safetensors and torch raise errors of their own, that no ``OSError`` is behind: ``SafetensorError("… (os error
+    28)")``, and ``RuntimeError("[enforce fail at inline_container.cc:…] …")`` from torch's zip writer.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    text = str(error)
+    if type(error).__name__ == "SafetensorError":
+        return any(f"(os error {code})" in text for code in _DISK_FULL)
+    return isinstance(error, RuntimeError) and "inline_container.cc" in text
+
+
+def cannot_write(path: Path | str, error: BaseException) -> MachineError:
+    """The error for a file or a folder that the system refuses to write, with what to do about it.
+
+    Args:
+        path: what was to be written.
+        error: an ``OSError``, or one of which `is_disk_full` holds.
+    """
+    if is_disk_full(error):
+        return MachineError(f"{path}: cannot be written (no space left on the disk); free some")
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return MachineError(f"{path}: cannot be written ({reason}); check the path and who may write there")

@@ -51,7 +51,6 @@ def export_model(
         ModelError: the base has no chat template.
     """
     chat = from_folder(base)
-    out.parent.mkdir(parents=True, exist_ok=True)
     result = gguf_export.export(
         base,
         adapter,
@@ -94,7 +93,10 @@ def section_from(**values: Any) -> ExportSection:
         return ExportSection.model_validate(values)
     except ValidationError as error:
         raise RecipeError(
-            [f"--{item['loc'][0]}: {item['msg'].lower()} (got {item['input']!r})" for item in error.errors()]
+            [
+                f"--{item['loc'][0]}: {item['msg'][0].lower()}{item['msg'][1:]} (got {item['input']!r})"
+                for item in error.errors()
+            ]
         ) from error
 
 
@@ -122,6 +124,7 @@ def verify_model(
     Raises:
         ExportRejected: a check failed; the file is kept under the name ``NAME.rejected``.
     """
+    gguf_export.require_llama_cpp("verification")
     reference = None
     note = ""
     needed = 4 * ModelShape.from_config(read_config(base)).n_parameters

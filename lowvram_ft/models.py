@@ -7,13 +7,14 @@ A base model is a hub id, a local folder in the hub's layout, or ``smollm2-135m`
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lowvram_ft.errors import MachineError, ModelError
+from lowvram_ft.errors import MachineError, ModelError, cannot_write, is_disk_full
 from lowvram_ft.recipe import recipes_dir
 
 EMBEDDED = "smollm2-135m"
@@ -60,7 +61,7 @@ def resolve(base: str) -> BaseModel:
     if base == EMBEDDED:
         known = facts["models"][base]
         return BaseModel(base, "embedded", known["config"], known["licence"])
-    folder = Path(base).expanduser()
+    folder = Path(os.path.expanduser(base))  # Path.expanduser raises on a user that does not exist
     if folder.is_dir():
         _check_folder(folder)
         return BaseModel(str(folder), "folder", read_config(folder))
@@ -129,10 +130,11 @@ def _check_folder(folder: Path) -> None:
 
 def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
     import httpx
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -141,9 +143,15 @@ def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise ModelError(f"{hub_id}: needs its licence accepted on the hub; then run: hf auth login") from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(f"{hub_id}: no such model on the hub; check the name, or run: hf auth login") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        if is_disk_full(error):
+            raise cannot_write(constants.HF_HUB_CACHE, error) from error
+        if constants.HF_HUB_OFFLINE:
+            raise MachineError(
+                f"{hub_id}: is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or give a local folder"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MachineError(
             f"{hub_id}: cannot be downloaded ({reason}); check the network, or give a local folder"

@@ -10,7 +10,9 @@ import gc
 import os
 import platform
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -66,21 +68,27 @@ class Job:
         self.hardware: Hardware = detect(out)
         self._folder: Path | None = None
 
-    def start(self) -> None:
-        """Begin the run, or take it up.
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Begin the run, or take it up, and keep other commands out of its directory meanwhile.
+
+        What can be refused is refused before anything is written.
 
         Raises:
-            RunDirectoryError: the directory holds something else.
+            RunDirectoryError: the directory holds something else, or another command is at work in it.
             MachineError: the recipe demands a GPU, and there is none.
+            MissingExtraError: the recipe names Unsloth, and it is not installed.
         """
         for stage in self.resolved.stages:
             choose(stage.recipe.hardware, self.hardware)
-        self.run.start(
-            recipe=self.resolved.to_json(),
-            digest=self.resolved.digest(),
-            versions=versions(),
-            command=self.command,
-        )
+        with self.run.lock():
+            self.run.start(
+                recipe=self.resolved.to_json(),
+                digest=self.resolved.digest(),
+                versions=versions(),
+                command=self.command,
+            )
+            yield
 
     def step(self, name: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Do a step, unless it has finished in this directory already."""
@@ -142,17 +150,18 @@ class Job:
         def action() -> dict[str, Any]:
             plan = self.plan()["stages"][stage.name]
             recipe = as_planned(stage.recipe, plan)
-            trained = train_stage(
-                stage.name,
-                recipe,
-                self.model_folder(),
-                choose(recipe.hardware, self.hardware),
-                load_plan(recipe, plan),
-                folder,
-                adapter=adapter,
-                progress=self.progress,
-                event=self.run.event,
-            )
+            with redirect_stdout(sys.stderr):  # Unsloth talks on stdout, which is for results
+                trained = train_stage(
+                    stage.name,
+                    recipe,
+                    self.model_folder(),
+                    choose(recipe.hardware, self.hardware),
+                    load_plan(recipe, plan),
+                    folder,
+                    adapter=adapter,
+                    progress=self.progress,
+                    event=self.run.event,
+                )
             return trained.result
 
         self.step(f"train:{stage.name}", action)
@@ -234,8 +243,7 @@ def run_all(job: Job, *, enforce_gates: bool = False) -> None:
         GateMissed: a gate is missed, and ``enforce_gates`` is set.
         LowvramError: a step failed; the same command continues there.
     """
-    with job.run.lock():
-        job.start()
+    with job.at_work():
         job.plan()
         adapter = job.train()
         exported = Path(job.export(adapter)["gguf"])

@@ -1,8 +1,9 @@
 """One function renders, for training, evaluation, export and use.
 
 The user message is the prompt, the assistant message the completion, in the model's own chat template with its default
-system text made explicit. Loss is on the completion and the end token only: what a template puts after the end token,
-such as ChatML's newline, carries none, and is left out.
+system text made explicit. Loss is on the completion and the end token only, and on the blank that a template puts
+between the two, such as DeepSeek-Coder's newline, which the model has to write as well. What a template puts after the
+end token, such as ChatML's newline, carries none, and is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Rendered:
     Attributes:
         text: the whole text.
         input_ids: its tokens, shape [T].
-        completion_mask: shape [T]; 1 for the completion's tokens and the end token, else 0.
+        completion_mask: shape [T]; 1 for the completion's tokens, any blank before the end token, and the end token,
+            else 0.
     """
 
     text: str
@@ -76,12 +78,15 @@ class ChatFormat:
         if completion is None:
             return Rendered(before, tuple(ids), (0,) * len(ids))
         whole = apply_template(self.template, self.messages(prompt, completion), self.special)
-        answer = completion + self.end_token
-        if not whole.startswith(before + answer):
+        rest = whole.removeprefix(before + completion)
+        blank = rest[: len(rest) - len(rest.lstrip())]
+        if not whole.startswith(before + completion) or not rest.startswith(blank + self.end_token):
             raise ModelError(
                 "chat template: changes the assistant's text, or does not continue the prompt "
-                f"(expected {answer[-40:]!r} after {before[-40:]!r}); strip the completion, or use another template"
+                f"(expected {(completion + self.end_token)[-40:]!r} after {before[-40:]!r}); "
+                "strip the completion, or use another template"
             )
+        answer = completion + blank + self.end_token
         answer_ids = self.encode(answer)
         return Rendered(before + answer, tuple(ids + answer_ids), (0,) * len(ids) + (1,) * len(answer_ids))
 

@@ -22,9 +22,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from lowvram_ft.errors import MachineError, RunDirectoryError
+from lowvram_ft.errors import RunDirectoryError, cannot_write
 
 RUN_SCHEMA_VERSION = 1
 
@@ -44,14 +44,15 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); free some disk space") from error
+        raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON value atomically, indented."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n")
+    write_text(path, _dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -69,27 +70,51 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, *records: Mapping[str, Any]) -> None:
-    """Append records to a JSONL file, in one write, flushed to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Append records to a JSONL file, in one write, flushed to the disk; a line that a kill cut off is taken out.
+
+    Raises:
+        MachineError: the disk is full, or the file cannot be written.
+    """
+    text = "".join(_dumps(record) + "\n" for record in records)
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.truncate(_end_of_last_line(file))
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); free some disk space") from error
+        raise cannot_write(path, error) from error
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    """JSON as people read it; halves of surrogate pairs, which UTF-8 does not have, stay escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Bytes up to the last line end, that one included."""
+    position = file.seek(0, os.SEEK_END)
+    while position > 0:
+        start = max(0, position - 8192)
+        file.seek(start)
+        found = file.read(position - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        position = start
+    return 0
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSONL file; a last line that was cut off by a kill is passed over."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
-            with suppress(json.JSONDecodeError):
+            with suppress(json.JSONDecodeError, UnicodeDecodeError):
                 yield json.loads(line)
 
 
@@ -124,22 +149,24 @@ class RunDir:
         return value
 
     def start(self, *, recipe: Mapping[str, Any], digest: str, versions: Mapping[str, str], command: str) -> None:
-        """Begin a run here, or take up the one that is here.
+        """Begin a run here, or take up the one that is here. One that has trained nothing yet is begun anew.
 
         Raises:
-            RunDirectoryError: a run of another recipe is here.
+            RunDirectoryError: a run of another recipe is here, or something else.
         """
+        self.refuse_foreign()
         if self.run_json.is_file():
-            found = self.data.get("digest")
-            if found != digest:
+            data = self.data
+            found = data.get("digest")
+            if found == digest:
+                self.event("resumed")
+                return
+            if data["steps"].keys() - {"plan"} or any(self.path.glob("stages/*/checkpoints/checkpoint-*")):
                 raise RunDirectoryError(
                     f"{self.path}: holds a run of another recipe or other settings ({found}, this is {digest}); "
                     "use another --out, or delete it"
                 )
-            self.event("resumed")
-            return
-        if self.path.is_dir() and any(child.name != ".lock" for child in self.path.iterdir()):
-            raise RunDirectoryError(f"{self.path}: is not empty and holds no run; use another --out")
+            self.samples.unlink(missing_ok=True)  # of the other settings: they are not to be taken up
         write_json(
             self.run_json,
             {
@@ -153,6 +180,17 @@ class RunDir:
             },
         )
         self.event("started")
+
+    def refuse_foreign(self) -> None:
+        """Leave a folder alone that holds something else than a run.
+
+        Raises:
+            RunDirectoryError: there are files here, and no ``run.json`` among them.
+        """
+        if self.run_json.is_file() or not self.path.is_dir():
+            return
+        if any(child.name != ".lock" and ".tmp-" not in child.name for child in self.path.iterdir()):
+            raise RunDirectoryError(f"{self.path}: is not empty and holds no run; use another --out")
 
     def finished(self, step: str) -> dict[str, Any] | None:
         """The result of a step that has finished, else None."""
@@ -175,15 +213,21 @@ class RunDir:
         """Keep a second command out of this directory while one is at work in it.
 
         Raises:
-            RunDirectoryError: another process holds it.
+            RunDirectoryError: another process holds it, or the folder holds something else than a run.
+            MachineError: the folder cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.refuse_foreign()
         try:
-            import fcntl
-        except ImportError:  # Windows: no advisory locks of this kind; nothing is promised there
-            yield
-            return
-        with (self.path / ".lock").open("w") as file:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        with lock as file:
+            try:
+                import fcntl
+            except ImportError:  # Windows: no advisory locks of this kind; nothing is promised there
+                yield
+                return
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -15,7 +15,7 @@ from lowvram_ft.cli.data import data
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, export, run, train
 from lowvram_ft.cli.use import bench, testgen
-from lowvram_ft.errors import EXIT_INTERRUPTED, LowvramError
+from lowvram_ft.errors import EXIT_INTERRUPTED, LowvramError, MachineError, cannot_write, is_disk_full
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,29 +33,37 @@ def main() -> None:
     """Run the command line: errors become one line and an exit code, without a traceback."""
     debug = "--debug" in sys.argv
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # outside of its standalone mode, click returns what a command gave to `Context.exit`
+        code = cli.main(prog_name="lowvram-ft", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; run the same command again to go on where it was", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        click.echo("stopped; nothing is half-written: run the same command again", err=True)
+        code = EXIT_INTERRUPTED
     except Exception as error:
-        code = _exit_code(error)
-        if code is None or debug:
+        shown = _for_users(error)
+        if shown is None or debug:
             traceback.print_exc()
-            sys.exit(code or 1)
-        click.echo(f"error: {error}", err=True)
-        sys.exit(code)
+        else:
+            for problem in str(shown).splitlines():
+                click.echo(f"error: {problem}", err=True)
+        code = getattr(shown, "exit_code", 1)
+    sys.exit(code)
 
 
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error that is meant for users; None for a defect of ours."""
+def _for_users(error: Exception) -> Exception | None:
+    """The error as a user is told it, with its ``exit_code``; None for a defect of ours."""
     if isinstance(error, LowvramError):
-        return error.exit_code
-    module = sys.modules.get("gguf_export")  # not imported for it: an error of its can only come from a loaded module
-    if module is not None and isinstance(error, module.ExportError):
-        return int(error.exit_code)
+        return error
+    exporter = sys.modules.get("gguf_export")  # not imported for it: its errors can only come from a loaded module
+    known: bool = exporter is not None and isinstance(error, exporter.ExportError)
+    if known:
+        return error
+    if isinstance(error, MemoryError):
+        return MachineError("memory: not enough of it; close other programs, or take a smaller model")
+    if is_disk_full(error):
+        return cannot_write(getattr(error, "filename", None) or "disk", error)
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return MachineError(f"{error.filename}: permission denied; check who may read and write it")
     return None

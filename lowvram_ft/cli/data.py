@@ -72,12 +72,22 @@ def prepare_rows(name: str, overrides: tuple[str, ...], out: Path, as_json: bool
     else:
         for stage_name, facts in found.items():
             click.echo(f"{out / stage_name}: {facts['train']} rows to train on, {facts['eval']} to validate")
+            for reason, count in facts["dropped"].items():
+                click.echo(f"  left out: {count} {reason}")
+            for note in facts["notes"]:
+                click.echo(f"  {note}")
 
 
 @data.command("verify")
 @click.argument("name", metavar="RECIPE")
 @set_option
-@click.option("--min-mutation-score", type=click.FloatRange(0, 1), default=0.0, show_default=True)
+@click.option(
+    "--min-mutation-score",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Least share of its mutants that a row has to kill.",
+)
 @json_option
 @quiet_option
 @click.pass_context

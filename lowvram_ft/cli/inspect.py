@@ -8,6 +8,8 @@ import click
 
 from lowvram_ft.cli.options import FOLDER, console, json_option, print_json, set_option
 
+AMOUNT = click.FloatRange(min=0, min_open=True)
+
 
 @click.command()
 @json_option
@@ -40,8 +42,8 @@ def doctor(context: click.Context, as_json: bool) -> None:
 @click.command()
 @click.argument("name", metavar="RECIPE")
 @set_option
-@click.option("--vram", metavar="GIB", type=float, help="Plan for a card of this size.")
-@click.option("--ram", metavar="GIB", type=float, help="Plan for so much host memory.")
+@click.option("--vram", metavar="GIB", type=AMOUNT, help="Plan for a card of this size.")
+@click.option("--ram", metavar="GIB", type=AMOUNT, help="Plan for so much host memory.")
 @json_option
 @click.pass_context
 def plan(

@@ -14,6 +14,8 @@ from lowvram_ft.cli.options import (
     FOLDER,
     console,
     json_option,
+    max_new_tokens_option,
+    n_ctx_option,
     out_option,
     print_json,
     progress,
@@ -95,8 +97,7 @@ def demo(overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: boo
 def train(name: str, overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
     """Train the stages of a recipe; ends with the last stage's PEFT adapter."""
     job = _job(name, overrides, out, quiet)
-    with job.run.lock():
-        job.start()
+    with job.at_work():
         job.plan()
         adapter = job.train()
     stages = _stages(job)
@@ -120,7 +121,13 @@ def _stages(job: Job) -> dict[str, Any]:
 @click.option(
     "--quant", default="Q4_K_M", show_default=True, help="F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_K_S."
 )
-@click.option("--rounding", type=click.Choice(["bf16", "f16", "f32"]), default="bf16", show_default=True)
+@click.option(
+    "--rounding",
+    type=click.Choice(["bf16", "f16", "f32"]),
+    default="bf16",
+    show_default=True,
+    help="What merged weights are rounded to before they are quantized.",
+)
 @click.option(
     "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context in the Modelfile."
 )
@@ -171,9 +178,16 @@ def export(
 @click.argument("model", type=FILE)
 @click.option("--suite", "suites", multiple=True, default=("samples",), show_default=True, help="Repeatable.")
 @click.option("--max-tasks", type=click.IntRange(min=1), help="The first so many tasks of each suite.")
-@click.option("--samples", "samples_per_task", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(min=16), default=384, show_default=True)
-@click.option("--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True)
+@click.option(
+    "--samples",
+    "samples_per_task",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Answers a task: 1 is greedy, more are sampled, for Pass@k.",
+)
+@max_new_tokens_option(384)
+@n_ctx_option
 @click.option("--out", type=FOLDER, help="Folder for samples.jsonl (default: eval-MODEL); continued if it is there.")
 @json_option
 @quiet_option

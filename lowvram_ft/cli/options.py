@@ -30,6 +30,20 @@ set_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 out_option = click.option("--out", type=FOLDER, help="Run directory (default: runs/RECIPE).")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+n_ctx_option = click.option(
+    "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context of the model, in tokens."
+)
+
+
+def max_new_tokens_option(default: int) -> Callable[[Command], Command]:
+    """``--max-new-tokens`` with a command's own default."""
+    return click.option(
+        "--max-new-tokens",
+        type=click.IntRange(min=16),
+        default=default,
+        show_default=True,
+        help="Most tokens of an answer.",
+    )
 
 
 def print_json(value: Any) -> None:

@@ -6,16 +6,34 @@ from pathlib import Path
 
 import click
 
-from lowvram_ft.cli.options import FILE, json_option, print_json, progress, quiet_option
+from lowvram_ft.cli.options import (
+    FILE,
+    json_option,
+    max_new_tokens_option,
+    n_ctx_option,
+    print_json,
+    progress,
+    quiet_option,
+)
 
 
 @click.command()
 @click.argument("model", type=FILE)
 @click.option("--suite", default="samples", show_default=True, help="Where the prompts come from.")
-@click.option("--gate", "gate_s", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
-@click.option("--max-prompts", type=click.IntRange(min=1), default=12, show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(min=16), default=384, show_default=True)
-@click.option("--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True)
+@click.option(
+    "--gate",
+    "gate_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Most that a whole test file may take, at the 95th percentile.",
+)
+@click.option(
+    "--max-prompts", type=click.IntRange(min=1), default=12, show_default=True, help="The first so many prompts."
+)
+@max_new_tokens_option(384)
+@n_ctx_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -56,8 +74,8 @@ def bench(
 @click.argument("source", type=FILE)
 @click.option("--model", type=FILE, help="A GGUF (default: the newest export under runs/).")
 @click.option("--out", type=FILE, help="Another place for the test file.")
-@click.option("--max-new-tokens", type=click.IntRange(min=16), default=512, show_default=True)
-@click.option("--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True)
+@max_new_tokens_option(512)
+@n_ctx_option
 @click.option("--dry-run", is_flag=True, help="Print the test file, write nothing.")
 @json_option
 @quiet_option
@@ -77,8 +95,9 @@ def testgen(
 
     Exit code 1 if no generated test passes.
     """
-    from lowvram_ft.testgen import open_model, write_tests
+    from lowvram_ft.testgen import check, open_model, write_tests
 
+    check(source, out, dry_run)
     generator = open_model(model, n_ctx)
     try:
         found = write_tests(source, generator, progress(quiet), out=out, max_new_tokens=max_new_tokens, dry_run=dry_run)

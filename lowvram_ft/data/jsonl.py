@@ -24,7 +24,16 @@ class BrokenLines:
         """One line that names the first broken lines and counts them all."""
         shown = ", ".join(f"line {number} ({reason})" for number, reason in self.found[:SHOWN])
         more = f" and {len(self.found) - SHOWN} more" if len(self.found) > SHOWN else ""
-        return f"{path}: {len(self.found)} broken lines: {shown}{more}"
+        return f"{path}: {len(self.found)} broken line{'s' if len(self.found) > 1 else ''}: {shown}{more}"
+
+    def refuse(self, path: Path) -> None:
+        """End here if there are any.
+
+        Raises:
+            DataError: names them.
+        """
+        if self.found:
+            raise DataError(f'{self.describe(path)}; mend them, or pass over them with data.broken_lines = "skip"')
 
 
 def read_rows(
@@ -52,8 +61,8 @@ def read_rows(
                 lines.found.append((number, reason))
             else:
                 yield number, value
-    if lines.found and broken == "fatal":
-        raise DataError(f'{lines.describe(path)}; mend them, or pass over them with data.broken_lines = "skip"')
+    if broken == "fatal":
+        lines.refuse(path)
 
 
 def _parse(raw: bytes) -> tuple[dict[str, Any] | None, str]:

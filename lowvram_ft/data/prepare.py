@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lowvram_ft.data.row import Row
@@ -102,14 +103,15 @@ def prepare(
     if not train:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.reasons.items()) or "the source is empty"
         raise DataError(f"{section.source}: no row is left to train on ({why}); check the source and train.max_length")
-    notes: tuple[str, ...] = ()
-    if left_out.broken.found:
-        notes = (f"{left_out.broken.describe(_file(section))}; passed over",)
-    return Prepared(train, validation, test, dict(left_out.reasons), notes)
+    note = broken_note(section, left_out)
+    return Prepared(train, validation, test, dict(left_out.reasons), (note,) if note else ())
 
 
-def _file(section: DataSection) -> Any:
-    return section.path or section.source
+def broken_note(section: DataSection, left_out: Dropped) -> str | None:
+    """One line on the broken lines of a file that were passed over; None where there were none."""
+    if not left_out.broken.found:
+        return None
+    return f"{left_out.broken.describe(Path(section.path or section.source))}; passed over"
 
 
 def split(
@@ -133,6 +135,8 @@ def split(
         side = 2 if place < test_share else 1 if place < test_share + eval_share else 0
         sides[side].append(example)
     train, validation, test = sides
+    if not train:  # a small set that fell on one side as a whole
+        train, validation = validation, []
     if train and not validation:  # a small set: the group with the lowest hash is kept back
         validation, train = _keep_back_one(train)
     return tuple(train), tuple(validation), tuple(test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -104,4 +105,16 @@ def import_from_solution(test: str, module: str, names: tuple[str, ...] = ()) ->
     if re.search(r"(?m)^\s*(from solution import|import solution)\b", test):
         return test
     used = [name for name in names if re.search(rf"\b{re.escape(name)}\b", test)]
-    return f"from solution import {', '.join(used) if used else '*'}\n{test}"
+    lines = test.splitlines(keepends=True)
+    after = _after_docstring_and_future(test)
+    return "".join([*lines[:after], f"from solution import {', '.join(used) if used else '*'}\n", *lines[after:]])
+
+
+def _after_docstring_and_future(test: str) -> int:
+    """How many lines the module's docstring and ``from __future__`` imports take: nothing may come before them."""
+    try:
+        body = ast.parse(test).body
+    except (SyntaxError, ValueError, RecursionError):
+        return 0
+    future = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+    return future[-1].end_lineno or 0 if future else 0

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lowvram_ft.data.prepare import Example, Prepared, prepare
-from lowvram_ft.data.sources import failed_tests, load_rows
+from lowvram_ft.data.prepare import Example, Prepared, broken_note, prepare
+from lowvram_ft.data.sources import Dropped, failed_tests, load_rows
 from lowvram_ft.data.verify import verify_rows
+from lowvram_ft.errors import cannot_write
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe, Resolved
 from lowvram_ft.rendering import ChatFormat
@@ -69,6 +70,8 @@ def print_inspection(stage: str, found: dict[str, Any], console: Console) -> Non
     )
     for reason, count in found["dropped"].items():
         console.print(f"  left out: {count} {reason}", markup=False)
+    for note in found["notes"]:
+        console.print(f"  {note}", markup=False)
     widest = max(found["histogram"].values(), default=1) or 1
     for label, count in found["histogram"].items():
         console.print(f"  {label:>10} tokens  {count:>6}  {'#' * round(40 * count / widest)}")
@@ -91,15 +94,20 @@ def save_prepared(recipe: Recipe, chat: ChatFormat, out: Path) -> dict[str, Any]
     prepared: Prepared = prepare(recipe.data, chat, recipe.train.max_length)
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    for name in ("train", "eval", "test"):
-        examples: tuple[Example, ...] = getattr(prepared, name)
-        if examples:
-            rows = [{"id": e.row.id, "input_ids": list(e.rendered.input_ids), "labels": e.labels} for e in examples]
-            Dataset.from_list(rows).save_to_disk(str(temporary / name))
     facts = prepared.to_json()
-    write_json(temporary / "prepared.json", facts)
-    shutil.rmtree(out, ignore_errors=True)
-    temporary.replace(out)
+    try:
+        for name in ("train", "eval", "test"):
+            examples: tuple[Example, ...] = getattr(prepared, name)
+            if examples:
+                rows = [{"id": e.row.id, "input_ids": list(e.rendered.input_ids), "labels": e.labels} for e in examples]
+                Dataset.from_list(rows).save_to_disk(str(temporary / name))
+        write_json(temporary / "prepared.json", facts)
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.replace(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return facts
 
 
@@ -116,7 +124,10 @@ def verify_recipe(resolved: Resolved, min_mutation_score: float, progress: Progr
     """
     jobs = []
     for stage in resolved.stages:
-        rows = list(load_rows(stage.recipe.data))
+        left_out = Dropped()
+        rows = list(load_rows(stage.recipe.data, left_out))
+        if note := broken_note(stage.recipe.data, left_out):
+            progress.say(note)
         failed = failed_tests(stage.recipe.data) if any(row.source == "failure_traces" for row in rows) else {}
         jobs += [(row, failed.get(row.id)) for row in rows]
     count = 0

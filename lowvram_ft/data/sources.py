@@ -68,6 +68,8 @@ def load_rows(section: DataSection, dropped: Dropped | None = None) -> Iterator[
         yield row
         kept += 1
         if section.max_rows is not None and kept >= section.max_rows:
+            if section.broken_lines == "fatal":  # the file is not read to its end, where they are refused otherwise
+                left_out.broken.refuse(Path(where.rpartition(":")[0]))
             return
 
 
@@ -116,6 +118,7 @@ def _from_hub(hub_id: str, split: str) -> Iterator[tuple[str, Object]]:
     import httpx
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -123,6 +126,10 @@ def _from_hub(hub_id: str, split: str) -> Iterator[tuple[str, Object]]:
         for number, value in enumerate(stream):
             yield f"{hub_id}[{split}] row {number}", value
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise MachineError(
+                f"{hub_id}: cannot be loaded, since HF_HUB_OFFLINE is set; unset it, or set data.path to a JSONL file"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MachineError(
             f"{hub_id}: cannot be loaded ({reason}); check the name and the network, or set data.path to a JSONL file"
@@ -224,13 +231,14 @@ def _coderm(value: Object, where: str, left_out: Dropped) -> Row | None:
         tests = json.loads(raw) if isinstance(raw, str) else raw
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: unit_tests: is not JSON ({error}); download the data set again") from error
-    named = [item for item in tests or [] if isinstance(item, Mapping) and isinstance(item.get("code"), str)]
+    listed = [item for item in tests if isinstance(item, Mapping)] if isinstance(tests, list) else []
+    named = [item for item in listed if isinstance(item.get("code"), str) and item["code"].strip()]
     if not named:
         left_out.reasons["no unit test"] += 1
         return None
-    best = min(named, key=lambda item: (_rate(item.get("FAR")), _rate(item.get("FRR")), len(item["code"])))
-    names = _names(code)
-    if names is None or _names(best["code"]) is None:
+    best = min(named, key=lambda item: (_rate(item.get("FAR")), _rate(item.get("FRR")), len(str(item["code"]))))
+    names, test = _names(code), str(best["code"])
+    if names is None or _names(test) is None:
         left_out.reasons["does not parse"] += 1
         return None
     name = str(value.get("task_id", _digest(code)))
@@ -239,7 +247,7 @@ def _coderm(value: Object, where: str, left_out: Dropped) -> Row | None:
         group=name,
         source="coderm",
         code=code,
-        test=import_from_solution(best["code"], SOLUTION, names),
+        test=import_from_solution(test, SOLUTION, names),
         meta={"FAR": best.get("FAR"), "FRR": best.get("FRR")},
     )
 

@@ -39,7 +39,8 @@ def evaluate(
         progress: where a person reads how far it is.
 
     Returns:
-        Suite to its means (see `lowvram_ft.evaluation.metrics.summarize`), and ``latency``: seconds a file.
+        Suite to its means (see `lowvram_ft.evaluation.metrics.summarize`), and ``seconds_per_file``:
+        generation alone, ``p50`` and ``p95``.
 
     Raises:
         GenerationError: the model fails.
@@ -97,16 +98,18 @@ def _judge(job: tuple[Task, str]) -> Judgement:
 
 
 def score(judgement: Judgement) -> Scores:
-    """What a judged file is worth; a file without tests counts zero everywhere."""
+    """What a judged file is worth; one without a test that asserts something counts zero everywhere."""
     verdict = judgement.verdict
-    coverage = verdict.coverage if verdict.writes_tests else None
+    if not verdict.writes_tests or verdict.n_tests == 0:
+        return Scores(False, verdict.n_tests, 0, False, False, 0.0, 0.0, 0.0)
+    coverage = verdict.coverage
     lines = coverage.line_rate if coverage is not None else None
     branches = coverage.branch_rate if coverage is not None else None
     return Scores(
-        writes_tests=verdict.writes_tests and verdict.n_tests > 0,
+        writes_tests=True,
         n_tests=verdict.n_tests,
         n_passed=verdict.n_passed,
-        passes=verdict.all_passed and verdict.writes_tests,
+        passes=verdict.all_passed,
         useful=judgement.useful,
         line_coverage=lines or 0.0,
         branch_coverage=(branches if branches is not None else lines) or 0.0,
@@ -136,7 +139,12 @@ def _record(
         "verdict": judgement.verdict.to_json(),
         "mutants": None
         if mutation is None
-        else {"total": mutation.total, "killed": mutation.killed, "survivors": _survivors(mutation)},
+        else {
+            "total": mutation.total,
+            "killed": mutation.killed,
+            "timed_out": mutation.timed_out,
+            "survivors": _survivors(mutation),
+        },
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lowvram_ft.evaluation.evaluate import evaluate
-from lowvram_ft.evaluation.suites import load_suites
+from lowvram_ft.evaluation.suites import load_suite
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import EvalSection
@@ -37,7 +37,12 @@ def evaluate_file(
 
     Returns:
         Suite to its means, and where the samples are.
+
+    Raises:
+        UsageError: there is no such suite.
+        ModelError: the file is missing or broken.
     """
+    tasks = [task for suite in suites for task in load_suite(suite, max_tasks)]
     section = EvalSection(
         suites=tuple(suites),
         max_tasks=max_tasks,
@@ -45,6 +50,15 @@ def evaluate_file(
         max_new_tokens=max_new_tokens,
     )
     samples = out / "samples.jsonl"
-    step = f"eval:{model.name}:{samples_per_task}x{max_new_tokens}"
-    found = evaluate(lambda: LlamaCpp(model, n_ctx=n_ctx), load_suites(section), section, samples, step, progress)
+    step = f"eval:{model.name}:{_identity(model)}:{samples_per_task}x{max_new_tokens}"
+    found = evaluate(lambda: LlamaCpp(model, n_ctx=n_ctx), tasks, section, samples, step, progress)
     return {"model": str(model), "samples": str(samples), **found}
+
+
+def _identity(model: Path) -> str:
+    """What tells a file from another one that is written under its name later."""
+    try:
+        facts = model.stat()
+    except OSError:
+        return "missing"
+    return f"{facts.st_size:x}-{facts.st_mtime_ns:x}"

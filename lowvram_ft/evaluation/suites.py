@@ -20,7 +20,7 @@ from pathlib import Path
 from lowvram_ft.data.jsonl import read_rows
 from lowvram_ft.data.row import SOLUTION, build_prompt
 from lowvram_ft.data.sources import held_out_rows
-from lowvram_ft.errors import DataError, MissingExtraError
+from lowvram_ft.errors import DataError, MissingExtraError, UsageError
 from lowvram_ft.recipe import EvalSection
 
 
@@ -51,6 +51,7 @@ def load_suite(suite: str, max_tasks: int | None = None) -> list[Task]:
         max_tasks: take the first so many.
 
     Raises:
+        UsageError: there is no suite of that name.
         DataError: the file is missing or broken, or has no task.
         MissingExtraError: the package that carries the suite is not installed.
     """
@@ -59,8 +60,10 @@ def load_suite(suite: str, max_tasks: int | None = None) -> list[Task]:
         tasks = [Task(suite, row.id, row.code, row.module, row.prompt) for row in held_out_rows()]
     elif kind == "humaneval":
         tasks = _humaneval()
-    else:
+    elif kind == "jsonl" and path:
         tasks = _jsonl(suite, Path(path))
+    else:
+        raise UsageError(f"--suite: unknown suite (got {suite!r}); use samples, humaneval or jsonl:PATH")
     if not tasks:
         raise DataError(f"{suite}: holds no task; check the file")
     return tasks[:max_tasks]

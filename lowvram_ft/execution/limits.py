@@ -10,8 +10,9 @@ Not held here:
     the network; reading and writing of any file that the user may read and write; signals to the user's
     other processes; the total size of what is written; the number of processes where the user is root,
     for whom the kernel does not count them. Where the user is root, or the kernel allows one process of a
-    user to trace another, code that sets out to do so can reach the server as well. Run code of unknown
-    origin in a container or a virtual machine.
+    user to trace another, code that sets out to do so can reach the server as well. The secret that marks
+    a run's records lies in the memory of the process that runs the tests: a test that looks for it there
+    can forge them. Run code of unknown origin in a container or a virtual machine.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowvram_ft import rendering
-from lowvram_ft.errors import GenerationError, ModelError
+from lowvram_ft.errors import GenerationError, MachineError, ModelError
 from lowvram_ft.hardware import cpu_count
 from lowvram_ft.inference.protocol import Completion, Sampling
 
@@ -56,6 +56,7 @@ class LlamaCpp:
 
     Raises:
         ModelError: the file is missing or no whole GGUF.
+        MachineError: llama-cpp-python is not installed, or does not load.
         GenerationError: llama.cpp cannot load it.
     """
 
@@ -68,18 +69,17 @@ class LlamaCpp:
         n_gpu_layers: int = -1,
         n_threads: int | None = None,
     ) -> None:
-        import llama_cpp
-
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; give a GGUF")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(f"{path}: is not a GGUF; give one, for example from: lowvram-ft export")
+        llama_cpp = _library()
         self.name = path.name
         self._lib: Any = llama_cpp
         self._model: Any = None
         self._context: Any = None
         _quiet(llama_cpp)
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file; give a GGUF")
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ModelError(f"{path}: is not a GGUF; export the model again")
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = n_gpu_layers if n_gpu_layers >= 0 else 999
@@ -148,7 +148,7 @@ class LlamaCpp:
             if len(ids) + sampling.max_new_tokens > self.n_ctx:
                 raise GenerationError(
                     f"prompt {number + 1}: has {len(ids)} tokens, and {sampling.max_new_tokens} more are to follow "
-                    f"(the context is {self.n_ctx}); shorten the code, or raise export.n_ctx"
+                    f"(the context is {self.n_ctx}); shorten the code, or raise n_ctx"
                 )
         answers: list[list[Completion | None]] = [[None] * n for _ in prompts]
         waiting = deque(_requests(len(prompts), n, self.n_parallel))
@@ -294,6 +294,23 @@ def _requests(n_prompts: int, n: int, n_parallel: int) -> list[tuple[int, list[i
     return [
         (prompt, list(range(start, min(start + step, n)))) for prompt in range(n_prompts) for start in range(0, n, step)
     ]
+
+
+def _library() -> Any:
+    """llama-cpp-python's module.
+
+    Raises:
+        MachineError: it is not installed, or its shared library does not load.
+    """
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MachineError(
+            f"llama-cpp-python: cannot be loaded ({reason}); install it with: pip install llama-cpp-python, "
+            "and see: lowvram-ft doctor"
+        ) from error
+    return llama_cpp
 
 
 _silent: Any = None

@@ -81,4 +81,4 @@ def percentile(values: Sequence[float], share: float) -> float:
         share: above 0, at most 1.
     """
     ordered = sorted(values)
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]  # 0.55 * 100 is above 55

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lowvram_ft.errors import RecipeError
-from lowvram_ft.recipe.sections import SECTIONS, Recipe
+from lowvram_ft.recipe.sections import SECTIONS, Recipe, trained_and_evaluated
 
 DEFAULT = "default"
 
@@ -134,6 +134,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
             _pipeline_stage(path, number, entry, own, over, stages, problems)
         names = [stage.name for stage in stages]
         problems += [f"{path}: stages: the name {n} is used twice; give each a name" for n in _twice(names)]
+    for file in _overlaps(stages):
+        problems.append(
+            f"{path}: data.path, eval.suites: {file} is both trained on and evaluated on; use different files"
+        )
     if problems:
         raise RecipeError(problems)
     return Resolved(name=path.stem, path=path, stages=tuple(stages))
@@ -188,7 +192,9 @@ def _read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError([f"{path}: is not valid TOML ({error}); mend that line"]) from error
     except UnicodeDecodeError as error:
-        raise RecipeError([f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})"]) from error
+        raise RecipeError(
+            [f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"]
+        ) from error
 
 
 def _parse_overrides(overrides: Sequence[str], problems: list[str]) -> list[Layer]:
@@ -239,7 +245,9 @@ def _problem(path: Path, item: Any, origin: Mapping[str, str]) -> str:
     """One line of a validation error: where, what, what to do."""
     parts = [str(part) for part in item["loc"]]
     where = ".".join(parts)
-    source = origin.get(".".join(parts[:2])) or origin.get(parts[0] if parts else "") or path.name
+    section = parts[0] if parts else ""
+    inside = (name for key, name in origin.items() if key.startswith(f"{section}."))
+    source = origin.get(".".join(parts[:2])) or origin.get(section) or next(inside, path.name)
     file = source if source == "--set" else str(path.parent / source)
     if item["type"] == "extra_forbidden":
         return f"{file}: {where}: unknown setting; {_did_you_mean(parts)}"
@@ -263,6 +271,12 @@ def _did_you_mean(parts: Sequence[str]) -> str:
         return f"did you mean {parts[0]}.{close[0]}?"
     elsewhere = [name for name, key in every.items() if key == parts[1]]
     return f"did you mean {elsewhere[0]}?" if elsewhere else f"[{parts[0]}] has: {', '.join(own)}"
+
+
+def _overlaps(stages: Sequence[Stage]) -> list[str]:
+    """Files that any stage trains on and any stage is evaluated on: the last stage carries what the first learnt."""
+    every = [trained_and_evaluated(trained.recipe.data, judged.recipe.eval) for trained in stages for judged in stages]
+    return list(dict.fromkeys(file for found in every for file in found))
 
 
 def _twice(names: Sequence[str]) -> list[str]:

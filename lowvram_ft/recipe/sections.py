@@ -16,7 +16,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 class Section(BaseModel):
     """A frozen table of a recipe: unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -183,16 +183,14 @@ class Recipe(Section):
     bench: BenchSection = BenchSection()
     eval: EvalSection = EvalSection()
 
-    @model_validator(mode="after")
-    def _train_and_eval_do_not_overlap(self) -> Self:
-        for suite in self.eval.suites:
-            path = suite.partition(":")[2]
-            if path and self.data.path and Path(path).resolve() == Path(self.data.path).resolve():
-                raise ValueError(
-                    f"data.path, eval.suites: {path} is both trained on and evaluated on; use different files"
-                )
-        return self
-
 
 SECTIONS = tuple(name for name in Recipe.model_fields if name not in ("schema_version", "description"))
 """The names of the tables of a recipe, in the order in which they are shown."""
+
+
+def trained_and_evaluated(data: DataSection, evaluation: EvalSection) -> list[str]:
+    """Files that are both trained on and evaluated on."""
+    if data.path is None:
+        return []
+    paths = [suite.partition(":")[2] for suite in evaluation.suites]
+    return [path for path in paths if path and Path(path).resolve() == Path(data.path).resolve()]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lowvram_ft.run_dir import RunDir
@@ -60,6 +61,9 @@ def print_report(found: dict[str, Any], console: Console) -> None:
     """Print a report as tables for people."""
     for suite, sides in found["suites"].items():
         console.print(_suite(suite, sides))
+    for stage, trained in found["stages"].items():
+        losses = f"loss {trained['first_loss']:.3f} to {trained['last_loss']:.3f}"
+        console.print(f"stage {stage}: {trained['steps']} steps, {losses}", markup=False)
     latency = found["bench"]
     if latency is not None:
         console.print(
@@ -70,25 +74,27 @@ def print_report(found: dict[str, Any], console: Console) -> None:
     if verified is not None:
         scores = ", ".join(f"{key} {value:.4f}" for key, value in verified["scores"].items() if key in _SHOWN_SCORES)
         against = "against base + adapter" if verified["kind"] == "reference" else "by itself"
-        console.print(f"export: {found['export']['gguf']}, verified {against}{': ' + scores if scores else ''}")
+        line = f"export: {found['export']['gguf']}, verified {against}{': ' + scores if scores else ''}"
+        console.print(line, markup=False, soft_wrap=True)
     for gate in found["gates"]:
         verdict = "[green]met[/green]" if gate["met"] else "[yellow]missed[/yellow]"
         console.print(
-            f"gate {gate['gate']} on {gate['suite']}: {gate['value']:.2f} (wanted {gate['wanted']:g}) {verdict}"
+            f"gate {gate['gate']} on {escape(gate['suite'])}: {gate['value']:.2f} (wanted {gate['wanted']:g}) {verdict}"
         )
 
 
 def print_suites(found: dict[str, Any], console: Console) -> None:
     """Print one evaluation, without a comparison."""
     for suite, means in found["suites"].items():
-        table = Table(title=f"{suite}: {means['tasks']} tasks", title_justify="left", show_header=False)
+        table = Table(title=f"{escape(suite)}: {means['tasks']} tasks", title_justify="left", show_header=False)
         for key, label in RATES.items():
             if means.get(key) is not None:
                 table.add_row(label, _rate(means, key))
         table.add_row("tests passing / written", _counts(means))
         console.print(table)
     seconds = found["seconds_per_file"]
-    console.print(f"generated in batches, {seconds['p50']:.1f} s a file (median); samples: {found['samples']}")
+    line = f"generated in batches, {seconds['p50']:.1f} s a file (median); samples: {found['samples']}"
+    console.print(line, markup=False, soft_wrap=True)
 
 
 _SHOWN_SCORES = ("kl", "top1_agreement")
@@ -96,7 +102,7 @@ _SHOWN_SCORES = ("kl", "top1_agreement")
 
 def _suite(suite: str, sides: dict[str, Any]) -> Table:
     shown = sides["after"] or sides["before"]
-    table = Table(title=f"{suite}: {shown['tasks']} tasks", title_justify="left")
+    table = Table(title=f"{escape(suite)}: {shown['tasks']} tasks", title_justify="left")
     table.add_column("")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")

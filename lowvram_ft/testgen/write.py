@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import keyword
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from lowvram_ft.run_dir import write_text
 
 MAX_ATTEMPTS = 4
 """Answers asked for before giving up; the first is greedy, the others are sampled."""
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,27 @@ def locate(source: Path) -> tuple[Path, str]:
     return folder, ".".join(parts)
 
 
+def check(source: Path, out: Path | None = None, dry_run: bool = False) -> tuple[str, Path]:
+    """What can be refused before a model is loaded.
+
+    Args:
+        source: the user's file.
+        out: another place for the test file.
+        dry_run: nothing will be written.
+
+    Returns:
+        (the file's text, the test file that will be written).
+
+    Raises:
+        UsageError: the file is missing, is no Python, or has a test file already.
+    """
+    code = _read(source)
+    target = out or source.with_name(f"test_{source.stem}.py")
+    if target.exists() and not dry_run:
+        raise UsageError(f"{target}: exists already, and is not touched; give another place with --out")
+    return code, target
+
+
 def write_tests(
     source: Path,
     generator: Generator,
@@ -105,11 +129,10 @@ def write_tests(
         UsageError: the file is missing, is no Python, or has a test file already.
         GenerationError: the file is longer than the model's context.
     """
-    code = _read(source)
-    target = out or source.with_name(f"test_{source.stem}.py")
-    if target.exists() and not dry_run:
-        raise UsageError(f"{target}: exists already, and is not touched; give another place with --out")
+    code, target = check(source, out, dry_run)
     root, module = locate(source)
+    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in module.split(".")):
+        raise UsageError(f"{source}: cannot be imported as {module}; give it a name that Python can import")
     prompt = build_prompt(code)
     best: _Draft | None = None
     attempts = 0
@@ -156,29 +179,51 @@ def _worth(draft: _Draft) -> tuple[float, int]:
 
 
 def _function(name: str) -> str:
-    """``TestX::test_y[a-1]`` to ``test_y``."""
-    return re.sub(r"\[.*\]$", "", name, flags=re.DOTALL).rpartition("::")[2]
+    """``TestX::test_y[a-1]`` to ``TestX::test_y``."""
+    return re.sub(r"\[.*\]$", "", name, flags=re.DOTALL)
 
 
 def drop_tests(test: str, names: Sequence[str]) -> str:
-    """Leave out test functions by name, decorators and all; the rest stays letter for letter."""
+    """Leave out tests by name, decorators and all; the rest stays letter for letter.
+
+    Args:
+        test: a test file.
+        names: ``test_y``, or ``TestX::test_y``; a class of which nothing would be left goes with its tests.
+    """
     lines = test.splitlines(keepends=True)
-    for node in ast.walk(ast.parse(test)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in names:
-            start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            for number in range(start - 1, node.end_lineno or node.lineno):
-                lines[number] = ""
+    for node in _named(ast.parse(test).body, "", frozenset(names)):
+        start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        for number in range(start - 1, node.end_lineno or node.lineno):
+            lines[number] = ""
     return re.sub(r"\n{4,}", "\n\n\n", "".join(lines)).rstrip() + "\n"
+
+
+def _named(body: Sequence[ast.stmt], prefix: str, names: frozenset[str]) -> list[_Definition]:
+    """The definitions that go."""
+    found: list[_Definition] = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and prefix + node.name in names:
+            found.append(node)
+        elif isinstance(node, ast.ClassDef):
+            inner = _named(node.body, f"{prefix}{node.name}::", names)
+            text = isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant)
+            found += [node] if inner and len(inner) + text == len(node.body) else inner
+    return found
 
 
 def import_real_module(test: str, module: str) -> str:
     """Make a test import the real module where it imports ``solution``."""
     test = re.sub(r"(?m)^(\s*)from solution import ", rf"\1from {module} import ", test)
-    return re.sub(r"(?m)^(\s*)import solution\b(?! as)", rf"\1import {module} as solution", test)
+    test = re.sub(r"(?m)^(\s*)import solution as ", rf"\1import {module} as ", test)
+    test = re.sub(r"(?m)^(\s*)import solution\b(?! as)", rf"\1import {module} as solution", test)
+    # the places where pytest and unittest.mock take a module's name in a string
+    return re.sub(r"\b(patch|patch\.dict|setattr|delattr)\((\s*)([\"'])solution\.", rf"\1(\2\3{module}.", test)
 
 
 def _read(source: Path) -> str:
-    if source.suffix != ".py" or not source.is_file():
+    if not source.is_file():
+        raise UsageError(f"{source}: no such file; give the path of a .py file")
+    if source.suffix != ".py":
         raise UsageError(f"{source}: is not a Python file; give the path of a .py file")
     try:
         code = source.read_text(encoding="utf-8")
@@ -186,5 +231,8 @@ def _read(source: Path) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"{source}: is not UTF-8 text (byte {error.start}); convert it") from error
     except SyntaxError as error:
-        raise UsageError(f"{source}:{error.lineno}: does not parse ({error.msg}); mend it first") from error
+        line = f":{error.lineno}" if error.lineno is not None else ""  # null bytes have no line
+        raise UsageError(f"{source}{line}: does not parse ({error.msg}); mend it first") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{source}: does not parse ({error}); mend it first") from error
     return code

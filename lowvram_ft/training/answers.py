@@ -28,10 +28,10 @@ def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat
     Raises:
         ModelError: the model or the adapter cannot be loaded.
     """
+    keep_quiet()
     import torch
     from transformers import AutoModelForCausalLM
 
-    keep_quiet()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     except (OSError, ValueError) as error:

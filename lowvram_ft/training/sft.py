@@ -136,11 +136,11 @@ def assert_completion_mask(trainer: Any, examples: Sequence[Example]) -> None:
 
 def keep_quiet() -> None:
     """Silence what the libraries say of themselves; our progress says what a user needs."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
     import transformers
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gguf_export import Adapter, Checkpoint
 from lowvram_ft.data.prepare import Prepared, prepare
-from lowvram_ft.errors import MachineError, TrainingError
+from lowvram_ft.errors import MachineError, TrainingError, cannot_write, is_disk_full
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import from_folder
@@ -67,15 +68,18 @@ def train_stage(
     Raises:
         DataError: no row is left, or the data is broken.
         ModelError: the model or the adapter cannot be used.
+        gguf_export.ExportError: the adapter is broken, or belongs to another base model.
         TrainingError: the loss is not finite, or the mask is wrong.
         MachineError: the disk is full.
     """
+    keep_quiet()  # first: bitsandbytes, which transformers imports, says more while it is imported
     import torch
     from transformers import EarlyStoppingCallback
 
     from lowvram_ft.training.callbacks import Report, memory_bytes
 
-    keep_quiet()
+    if adapter is not None:  # PEFT passes over tensors that have no place in the base
+        Adapter.load(adapter).check_fits(Checkpoint.open(model))
     chat = from_folder(model)
     prepared = prepare(recipe.data, chat, plan.max_length)
     for note in prepared.notes:
@@ -107,8 +111,10 @@ def train_stage(
         raise MachineError(
             f"{name}: out of memory on the GPU; lower train.max_length, or see: lowvram-ft plan RECIPE"
         ) from error
-    except OSError as error:
-        raise MachineError(f"{out}: cannot be written ({error.strerror}); free some disk space") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_disk_full(error):
+            raise
+        raise cannot_write(out, error) from error
     shutil.rmtree(checkpoints, ignore_errors=True)
     result = {
         "engine": engine.name,

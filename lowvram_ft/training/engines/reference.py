@@ -38,12 +38,10 @@ class ReferenceEngine:
                 device_map={"": 0} if device == "cuda" else None,
             )
             tokenizer = AutoTokenizer.from_pretrained(model)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ModelError(f"{model}: cannot be loaded ({_first_line(error)}); download it again") from error
         except Exception as error:
-            if type(error).__name__ != "SafetensorError":
+            if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
                 raise
-            raise ModelError(f"{model}: broken weights ({_first_line(error)}); download it again") from error
+            raise ModelError(f"{model}: cannot be loaded ({first_line(error)}); download it again") from error
         if plan.quantization.load_in_4bit:
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=plan.gradient_checkpointing)
             if device == "cpu":
@@ -110,18 +108,50 @@ def continue_adapter(base: Any, adapter: Path, *, trainable: bool) -> Any:
     if not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter}: is not a PEFT adapter (no adapter_config.json); give an adapter folder")
     try:
-        return PeftModel.from_pretrained(base, str(adapter), is_trainable=trainable)
+        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"{adapter}: does not fit this base model ({_first_line(error)}); use the base model it was trained on"
-        ) from error
+        raise does_not_fit(adapter, first_line(error)) from error
+    except Exception as error:
+        if not is_safetensors(error):
+            raise
+        raise ModelError(f"{adapter}: broken weights ({first_line(error)}); train or copy it again") from error
+    _require_same_layers(model, adapter)
+    return model
+
+
+def does_not_fit(adapter: Path, why: str) -> ModelError:
+    """The error for an adapter of another base model."""
+    return ModelError(f"{adapter}: does not fit this base model ({why}); use the base model it was trained on")
+
+
+def _require_same_layers(model: Any, adapter: Path) -> None:
+    """Refuse an adapter that leaves layers of the base model out, or has some for layers that are not there.
+
+    PEFT only warns of either, and goes on with what is left.
+
+    Raises:
+        ModelError: it does.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        return  # an adapter in PyTorch's own format, which PEFT has read
+    with safe_open(path, framework="pt") as file:
+        given = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118 - it is no mapping
+    wanted = {key for key in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in key}
+    if wanted - given:
+        raise does_not_fit(adapter, f"it has no {min(wanted - given)}")
+    if given - wanted:
+        raise does_not_fit(adapter, f"the model has no place for {min(given - wanted)}")
 
 
 def keep_weights_unpacked(model: Any) -> None:
     """Switch off bitsandbytes' CPU repacking of 4-bit weights.
 
     At the first forward without gradients, bitsandbytes repacks a ``Linear4bit`` for its AVX512-BF16 kernel, and never
-    unpacks it: after one evaluation the backward pass reads the packed bytes as if they were not, and is silently wrong.
+    unpacks it: after one evaluation the backward pass reads packed bytes as if they were not, and is silently wrong.
     """
     import bitsandbytes as bnb
 
@@ -144,6 +174,12 @@ def _quantization(section: QuantizationSection, dtype: str) -> Any:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def is_safetensors(error: BaseException) -> bool:
+    """Whether a file of weights is truncated or damaged: an exception of a class that is no ``ValueError``."""
+    return type(error).__name__ == "SafetensorError"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short enough for one line."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -22,9 +22,10 @@ from transformers import set_seed
 from trl import SFTTrainer
 from unsloth import FastLanguageModel
 
-from lowvram_ft.errors import MachineError, ModelError
-from lowvram_ft.recipe import LoraSection, TrainSection
+from lowvram_ft.errors import MachineError, ModelError, RecipeError
+from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
+from lowvram_ft.training.engines.reference import compute_dtype, does_not_fit, first_line, is_safetensors
 from lowvram_ft.training.sft import build_sft_trainer
 
 
@@ -35,14 +36,16 @@ class UnslothEngine:
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
+        _require_known(plan.quantization)
         on_gpu = torch.cuda.is_available()
+        dtype = compute_dtype("cuda" if on_gpu else "cpu")
         checkpointing: str | bool = "unsloth" if plan.gradient_checkpointing else False
         set_seed(plan.seed)
         try:
             base, tokenizer = FastLanguageModel.from_pretrained(
                 model_name=str(model),
                 max_seq_length=plan.max_length,
-                dtype=None if on_gpu else torch.float32,
+                dtype=None if on_gpu else getattr(torch, dtype),
                 load_in_4bit=plan.quantization.load_in_4bit,
                 use_gradient_checkpointing=checkpointing,
                 **(_placement(plan) if on_gpu else {}),
@@ -51,8 +54,10 @@ class UnslothEngine:
             raise MachineError(
                 f"{model}: does not fit on the card while loading; see: lowvram-ft plan RECIPE"
             ) from error
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{model}: Unsloth cannot load it ({str(error).splitlines()[0][:200]})") from error
+        except Exception as error:
+            if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
+                raise
+            raise ModelError(f"{model}: Unsloth cannot load it ({first_line(error)}); download it again") from error
         lora = plan.lora if adapter is None else _section_of(adapter)
         peft = FastLanguageModel.get_peft_model(
             base,
@@ -68,7 +73,6 @@ class UnslothEngine:
         )
         if adapter is not None:
             _load_adapter(peft, adapter)
-        dtype = ("bfloat16" if torch.cuda.is_bf16_supported() else "float16") if on_gpu else "float32"
         return Loaded(peft, tokenizer, "cuda" if on_gpu else "cpu", dtype)
 
     def trainer(
@@ -130,16 +134,37 @@ def _load_adapter(peft: Any, adapter: Path) -> None:
     """Put an adapter's weights into a model that was made with its settings.
 
     Raises:
-        ModelError: they belong to another base model.
+        ModelError: they are broken, or belong to another base model.
     """
     try:
-        tensors = load_file(str(adapter / "adapter_model.safetensors"))
-        outcome = set_peft_model_state_dict(peft, tensors)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{adapter}: does not fit this base model ({str(error).splitlines()[0][:200]})") from error
-    missing = [key for key in getattr(outcome, "missing_keys", []) if "lora_" in key]
-    unexpected = list(getattr(outcome, "unexpected_keys", []))
-    if missing or unexpected:
-        raise ModelError(
-            f"{adapter}: does not fit this base model ({(missing + unexpected)[0]}); use the one it was trained on"
-        )
+        outcome = set_peft_model_state_dict(peft, load_file(str(adapter / "adapter_model.safetensors")))
+    except Exception as error:
+        if is_safetensors(error) or isinstance(error, OSError):
+            raise ModelError(f"{adapter}: broken weights ({first_line(error)}); train or copy it again") from error
+        if not isinstance(error, RuntimeError | ValueError | KeyError):
+            raise
+        raise does_not_fit(adapter, first_line(error)) from error
+    missing = sorted(key for key in outcome.missing_keys if "lora_" in key)
+    if missing:
+        raise does_not_fit(adapter, f"it has no {missing[0]}")
+    if outcome.unexpected_keys:
+        raise does_not_fit(adapter, f"the model has no place for {min(outcome.unexpected_keys)}")
+
+
+def _require_known(section: QuantizationSection) -> None:
+    """Unsloth chooses the 4-bit format by itself: refuse what it would pass over in silence.
+
+    Raises:
+        RecipeError: the recipe asks for another one.
+    """
+    if not section.load_in_4bit:
+        return
+    use = 'change it, or set hardware.engine = "reference"'
+    problems = []
+    if section.bnb_4bit_quant_type != "nf4":
+        got = section.bnb_4bit_quant_type
+        problems.append(f'quantization.bnb_4bit_quant_type: Unsloth knows "nf4" alone (got "{got}"); {use}')
+    if not section.bnb_4bit_use_double_quant:
+        problems.append(f"quantization.bnb_4bit_use_double_quant: Unsloth always has it (got false); {use}")
+    if problems:
+        raise RecipeError(problems)

@@ -1,0 +1,66 @@
+"""The command line as a user meets it: what it prints on both streams, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULE = (sys.executable, "-m", "lowvram_ft")
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended; equal to another where every character is."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def without(self, places: Mapping[Path, str]) -> Outcome:
+        """The same with paths replaced by placeholders."""
+        texts = [self.stdout, self.stderr]
+        for path, placeholder in places.items():
+            texts = [text.replace(str(path), placeholder) for text in texts]
+        return Outcome(self.code, *texts)
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    """The environment of a command: its own cache, no network, a fixed width."""
+    fixed = {"LOWVRAM_FT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **fixed, **more}
+
+
+def failed(code: int, *problems: str) -> Outcome:
+    """A command that printed nothing but its problems, a line each."""
+    return Outcome(code, "", "".join(f"error: {problem}\n" for problem in problems))
+
+
+def misused(command: str, problem: str) -> Outcome:
+    """A command that click refused."""
+    name = f"lowvram-ft {command}".split(" [")[0]
+    usage = f"Usage: lowvram-ft {command}\nTry '{name} --help' for help.\n\n"
+    return Outcome(2, "", f"{usage}Error: {problem}\n")
+
+
+def run(folder: Path, *arguments: object, timeout_s: float = 120.0, **env: str) -> Outcome:
+    """Run a command in a process of its own, in ``folder``."""
+    done = subprocess.run(
+        [*MODULE, *map(str, arguments)],
+        cwd=folder,
+        env=environment(folder / ".cache", **env),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def files(folder: Path) -> list[str]:
+    """Every file under a folder, by its relative path, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,64 @@
+"""The unsloth engine at work on the CPU, in a process of its own, since Unsloth changes other libraries.
+
+    python -m tests.unsloth_on_cpu MODEL GIVEN_ADAPTER OTHER_ADAPTER OUT DTYPE LOAD_IN_4BIT
+
+Writes ``OUT/adapter`` and ``OUT/found.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.errors import ModelError
+from lowvram_ft.training.engines import unsloth
+from lowvram_ft.training.engines.protocol import Loaded
+from lowvram_ft.training.sft import assert_completion_mask, rows_for_trainer
+from tests.tiny_runs import examples, load_plan, train_section
+
+
+def losses(loaded: Loaded, model: Path, out: Path, steps: int) -> tuple[list[float], list[float]]:
+    """Train on all rows in one batch; the loss of each step, and the validation loss after it."""
+    rows = examples(model, 4)
+    for_trainer = rows_for_trainer(rows)
+    train = train_section(max_steps=steps, per_device_train_batch_size=len(rows), eval_steps=1.0)
+    trainer = unsloth.UnslothEngine().trainer("sft", loaded, train, for_trainer, for_trainer, out, [])
+    assert_completion_mask(trainer, rows)
+    trainer.train()
+    history = trainer.state.log_history
+    return [e["loss"] for e in history if "loss" in e], [e["eval_loss"] for e in history if "eval_loss" in e]
+
+
+def main() -> None:
+    model, given, other, out = map(Path, sys.argv[1:5])
+    dtype, load_in_4bit = sys.argv[5], sys.argv[6] == "True"
+    unsloth.compute_dtype = lambda device: dtype
+    engine, plan = unsloth.UnslothEngine(), load_plan(load_in_4bit=load_in_4bit)
+    found: dict[str, Any] = {}
+
+    fresh = engine.load(model, plan, None)
+    found["device"], found["dtype"] = fresh.device, fresh.dtype
+    found["linear"] = sorted({type(m).__name__ for m in fresh.model.modules() if "Linear" in type(m).__name__})
+    found["trainable"] = sorted({n.split(".")[-3] for n, p in fresh.model.named_parameters() if p.requires_grad})
+    found["fresh"] = losses(fresh, model, out / "a", 2)
+    fresh.model.save_pretrained(out / "adapter")
+
+    trained = {name: p.detach().clone() for name, p in fresh.model.named_parameters() if p.requires_grad}
+    again = engine.load(model, plan, out / "adapter")
+    weights = {name: p for name, p in again.model.named_parameters() if p.requires_grad}
+    found["continued_weights_equal"] = trained.keys() == weights.keys() and all(
+        bool((trained[name] == weights[name]).all()) for name in trained
+    )
+    found["continued"] = losses(again, model, out / "b", 1)
+    found["given"] = losses(engine.load(model, plan, given), model, out / "c", 1)
+    try:
+        engine.load(model, plan, other)
+    except ModelError as error:
+        found["refused"] = str(error)
+    (out / "found.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
