@@ -110,9 +110,7 @@ def test_a_missing_nvml_binding_is_no_gpu(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="compares with Linux tools")
 def test_this_machine_agrees_with_the_system_tools(tmp_path):
     machine = detect(tmp_path / "not" / "there" / "yet")
-    nproc = subprocess.run(
-        ["nproc"], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
-    )
+    nproc = subprocess.run(["nproc"], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
     assert machine.cpu_count == int(nproc.stdout)
     assert 0 < machine.ram_available_bytes <= machine.ram_total_bytes
     assert machine.ram_total_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 1.01
@@ -243,9 +241,7 @@ def test_another_death_is_an_error_and_is_asked_again(tmp_path):
 
 def test_a_child_that_hangs_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor_module, "PROBE_TIMEOUT_S", 0.5)
-    assert "no answer" in str(
-        probe_llama_cpp(None, cache=tmp_path, program="import time; time.sleep(60)").error
-    )
+    assert "no answer" in str(probe_llama_cpp(None, cache=tmp_path, program="import time; time.sleep(60)").error)
 
 
 def test_an_answer_is_cached_for_the_build_and_the_cpu(monkeypatch, tmp_path):

@@ -112,9 +112,7 @@ def test_every_part_counts_what_transformers_builds(config):
     assert shape.n_parameters == sum(p.numel() for p in model.parameters())
     assert shape.n_layer == sum(p.numel() for p in layer.parameters())
     assert shape.n_layer_linear == sum(module.weight.numel() for module in linears.values())
-    assert shape.n_layer_bias == sum(
-        module.bias.numel() for module in linears.values() if module.bias is not None
-    )
+    assert shape.n_layer_bias == sum(module.bias.numel() for module in linears.values() if module.bias is not None)
     assert shape.n_layer_norm == sum(p.numel() for name, p in layer.named_parameters() if "norm" in name)
     assert shape.n_embedding == model.get_input_embeddings().weight.numel()
     assert shape.n_head == (0 if config.get("tie_word_embeddings") else model.lm_head.weight.numel())

@@ -212,9 +212,7 @@ def test_the_peak_of_backward_is_the_sum_of_its_terms(hidden, intermediate, drop
     shape = ModelShape.from_config(values)
     measured = peak_bytes(adapted(values, setup), batch(setup, vocab=64))
     predicted = (
-        checkpoint_bytes(shape, setup)
-        + saved_layer_bytes(shape, setup, on_gpu=False)
-        + workspace_bytes(shape, setup)
+        checkpoint_bytes(shape, setup) + saved_layer_bytes(shape, setup, on_gpu=False) + workspace_bytes(shape, setup)
     )
     assert 0.975 * measured < predicted < 1.04 * measured, predicted / measured
 
@@ -222,9 +220,7 @@ def test_the_peak_of_backward_is_the_sum_of_its_terms(hidden, intermediate, drop
 def test_each_logit_costs_what_the_profiler_sees():
     setup = TrainingSetup(max_length=64)
     few, more = 2048, 6144
-    peaks = [
-        peak_bytes(adapted(config(vocab=vocab), setup), batch(setup, vocab=vocab)) for vocab in (few, more)
-    ]
+    peaks = [peak_bytes(adapted(config(vocab=vocab), setup), batch(setup, vocab=vocab)) for vocab in (few, more)]
     expected = [loss_bytes(ModelShape.from_config(config(vocab=vocab)), setup) for vocab in (few, more)]
     assert peaks[1] - peaks[0] == pytest.approx(expected[1] - expected[0], rel=0.01)
 

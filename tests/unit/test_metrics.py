@@ -161,3 +161,9 @@ def test_gates_are_met_at_their_value_and_missed_below_it():
         {"gate": "gate_pass_rate", "suite": "s", "value": 0.8, "wanted": 0.8, "met": True},
         {"gate": "gate_mutation_score", "suite": "s", "value": 0.49, "wanted": 0.5, "met": False},
     ]
+
+
+def test_tests_that_assert_nothing_count_zero_even_where_they_pass_and_crash_on_mutants():
+    found = score(judgement(result("a"), assertions=0, outcomes=("killed",)))
+    assert (found.n_passed, found.useful, found.mutation_score, found.line_coverage) == (0, False, 0.0, 0.0)
+    assert score(judgement(result("a"), assertions=1, outcomes=("killed",))).useful
