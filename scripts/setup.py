@@ -123,7 +123,14 @@ def llama_wheel(pip: list[str]) -> Path | Build:
         return found[0]
     folder.parent.mkdir(parents=True, exist_ok=True)
     say(f"compiling llama-cpp-python {LLAMA_CPP_PYTHON} for this CPU in the background (6 to 8 minutes on 2 cores)")
-    package = ["--no-deps", "--no-binary", "llama-cpp-python", f"llama-cpp-python=={LLAMA_CPP_PYTHON}"]
+    # pip's own cache would give a wheel that was compiled for another CPU, or with other arguments
+    package = [
+        "--no-cache-dir",
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        f"llama-cpp-python=={LLAMA_CPP_PYTHON}",
+    ]
     environment = {**os.environ, "CMAKE_ARGS": arguments, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)}
     return Build([*pip, "wheel", "-q", *package], environment, folder)
 
