@@ -131,21 +131,20 @@ def test_the_q8_0_export_of_a_real_model_answers_like_base_and_adapter(
 
     base, rows = dequantized(), list(held_out_rows())
     assert len(rows) == 40
-    # factors as wide as those that a stage at 1e-3 leaves: they change answers without destroying them
-    adapter = make_adapter(base, tmp_path / "adapter", r=16, lora_alpha=4)
+    # wide enough that the adapter shows, narrow enough that answers stay answers
+    adapter = make_adapter(base, tmp_path / "adapter", r=16, lora_alpha=24)
     write_reference(base, adapter, rows, from_folder(base), tmp_path / "reference.npz")
     reference = gguf_export.Reference.load(tmp_path / "reference.npz")
     file = gguf_export.export(base, adapter, tmp_path / "adapted.gguf", quant="Q8_0").path
     found = gguf_export.verify(file, reference, tokenizer_folder=base)
     unadapted = gguf_export.export(base, None, tmp_path / "base.gguf", quant="Q8_0").path
-    without = gguf_export.verify(unadapted, reference, tokenizer_folder=base)
+    without = gguf_export.verify(unadapted, gguf_export.Reference(reference.sequences[:8]), tokenizer_folder=base)
     with capsys.disabled():
-        print(
-            f"\nQ8_0 against base + adapter on 16-bit weights: {dict(found.scores)}; without it: {dict(without.scores)}"
-        )
+        print(f"\nQ8_0 against base + adapter on 16-bit weights: {dict(found.scores)}")
+        print(f"Q8_0 of the base alone, on 8 of the rows: {dict(without.scores)}")
     assert found.ok, found.summary()
     scores = found.scores
     assert scores["n_tokens"] == sum(len(row.token_ids) - row.completion_start for row in reference.sequences)
     assert scores["top1_agreement"] >= 0.97
     assert scores["kl"] <= 0.01
-    assert not without.ok and without.scores["kl"] > 0.05  # an export that lost the adapter would be seen
+    assert not without.ok and without.scores["kl"] > 5 * scores["kl"]  # an export that lost the adapter would be seen
