@@ -60,7 +60,7 @@ def export_model(
         chat_template=chat.template,
         eos_token=chat.end_token,
         metadata={"name": out.stem, **(metadata or {})},
-        progress=lambda step, share: progress.step(f"export {out.name}: {step}", round(100 * share), 100),
+        progress=lambda step, share: progress.step(f"export {out.name}: {step}", int(100 * share), 100),
     )
     text = gguf_export.modelfile(
         out.name,

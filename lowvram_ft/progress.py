@@ -26,6 +26,7 @@ class Progress:
         self._task = ""
         self._began = 0.0
         self._last = 0.0
+        self._first = 0.0
 
     def say(self, text: str) -> None:
         """One whole line."""
@@ -49,13 +50,15 @@ class Progress:
         now = time.monotonic()
         if task != self._task:
             self._end_line()
-            self._task, self._began, self._last = task, now, 0.0
+            self._task, self._began, self._last, self._first = task, now, 0.0, done
         last = done >= total
         if not self._live and not last and self._last and now - self._last < PLAIN_EVERY_S:
             return
         self._last = now
         spent = now - self._began
-        left = f", {clock(spent / done * (total - done))} left" if 0 < done < total else ""
+        # the clock starts with the first report: what was done before it took no time on it
+        known = self._first < done < total
+        left = f", {clock(spent / (done - self._first) * (total - done))} left" if known else ""
         line = f"{task}: {done:g}/{total:g} in {clock(spent)}{left}{'  ' + detail if detail else ''}"
         if self._live:
             self._stream.write(f"\r\x1b[2K{line}")

@@ -37,7 +37,7 @@ def test_piped_progress_is_plain_lines_that_do_not_flood(time):
         time.now += 1.0
         progress.step("train", done, 100)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "train: 1/100 in 0 s, 0 s left"
+    assert lines[0] == "train: 1/100 in 0 s"
     assert lines[-1] == "train: 100/100 in 1 min 39 s"
     assert len(lines) == 1 + 9 + 1
     assert not set(stream.getvalue()) & {"\r", "\x1b"}
@@ -53,6 +53,15 @@ def test_the_time_left_is_what_the_rest_takes_at_the_same_pace(time):
     assert stream.getvalue() == "eval: 0/4 in 0 s\neval: 1/4 in 30 s, 1 min 30 s left  loss 0.5\n"
 
 
+def test_what_was_done_before_the_first_report_does_not_shorten_the_time_left(time):
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.step("train", 1, 5)
+    time.now += 20.0
+    progress.step("train", 2, 5)
+    assert stream.getvalue().splitlines() == ["train: 1/5 in 0 s", "train: 2/5 in 20 s, 1 min 00 s left"]
+
+
 def test_a_new_task_speaks_at_once_and_starts_its_own_clock(time):
     stream = io.StringIO()
     progress = Progress(stream)
@@ -61,7 +70,7 @@ def test_a_new_task_speaks_at_once_and_starts_its_own_clock(time):
     progress.step("two", 1, 9)
     time.now += 1.0
     progress.step("two", 2, 9)
-    assert stream.getvalue().splitlines() == ["one: 1/9 in 0 s, 0 s left", "two: 1/9 in 0 s, 0 s left"]
+    assert stream.getvalue().splitlines() == ["one: 1/9 in 0 s", "two: 1/9 in 0 s"]
 
 
 def test_a_task_that_is_done_and_begun_again_starts_anew(time):
@@ -79,7 +88,7 @@ def test_a_terminal_has_one_line_that_is_written_over(time):
     progress.step("train", 1, 2)
     progress.step("train", 2, 2)
     progress.say("done")
-    assert stream.getvalue() == "\r\x1b[2Ktrain: 1/2 in 0 s, 0 s left\r\x1b[2Ktrain: 2/2 in 0 s\ndone\n"
+    assert stream.getvalue() == "\r\x1b[2Ktrain: 1/2 in 0 s\r\x1b[2Ktrain: 2/2 in 0 s\ndone\n"
 
 
 def test_a_sentence_does_not_run_into_the_live_line(time):
@@ -87,7 +96,7 @@ def test_a_sentence_does_not_run_into_the_live_line(time):
     progress = Progress(stream)
     progress.step("train", 1, 2)
     progress.say("a note")
-    assert stream.getvalue().endswith("left\na note\n")
+    assert stream.getvalue().endswith("train: 1/2 in 0 s\na note\n")
 
 
 def test_quiet_says_nothing(time):
