@@ -110,7 +110,7 @@ def test_testgen_writes_tests_beside_a_file(
     model = script(monkeypatch, f"Here they are:\n```python\n{GOOD}```\n")
     outcome = here("testgen", "shop/prices.py")
     *lines, last = outcome.stdout.splitlines()
-    assert (outcome.code, outcome.stderr) == (0, "testgen prices.py: 1/4 in 0 s, 0 s left  attempts\n")
+    assert (outcome.code, outcome.stderr) == (0, "testgen prices.py: 1/4 in 0 s  attempts\n")
     assert lines == [
         "wrote shop/test_prices.py",
         "  passed   test_price",
