@@ -19,6 +19,7 @@ from typing import Any
 
 from lowvram_ft import bench as bench_module
 from lowvram_ft import models
+from lowvram_ft.data.jsonl import require_file
 from lowvram_ft.errors import GateMissed, MachineError
 from lowvram_ft.evaluation.evaluate import evaluate, gates
 from lowvram_ft.evaluation.suites import load_suites
@@ -78,9 +79,12 @@ class Job:
             RunDirectoryError: the directory holds something else, or another command is at work in it.
             MachineError: the recipe demands a GPU, and there is none.
             MissingExtraError: the recipe names Unsloth, and it is not installed.
+            DataError: the file that a stage, perhaps the last of several, is to be trained on is missing.
         """
         for stage in self.resolved.stages:
             choose(stage.recipe.hardware, self.hardware)
+            if stage.recipe.data.path is not None:
+                require_file(Path(stage.recipe.data.path))
         with self.run.lock():
             self.run.start(
                 recipe=self.resolved.to_json(),

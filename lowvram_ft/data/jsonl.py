@@ -36,6 +36,16 @@ class BrokenLines:
             raise DataError(f'{self.describe(path)}; mend them, or pass over them with data.broken_lines = "skip"')
 
 
+def require_file(path: Path) -> None:
+    """Refuse a JSONL file that is not there.
+
+    Raises:
+        DataError: it is missing.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give a JSONL file with one object a line")
+
+
 def read_rows(
     path: Path, broken: Literal["fatal", "skip"] = "fatal", report: BrokenLines | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -50,8 +60,7 @@ def read_rows(
         DataError: the file is missing, or has broken lines and they are fatal.
     """
     lines = report if report is not None else BrokenLines()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a JSONL file with one object a line")
+    require_file(path)
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.strip():

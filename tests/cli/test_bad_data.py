@@ -139,6 +139,13 @@ def test_file_that_is_missing(cli: Cli, rows: Path) -> None:
     assert cli("data", "verify", "tiny.toml") == failed(2, problem)
 
 
+def test_missing_file_of_the_last_stage_is_refused_before_the_first_is_trained(cli: Cli, tmp_path: Path) -> None:
+    laptop = ("--set", "hardware.require_gpu=false", "--set", "model.base=smollm2-135m")
+    outcome = cli("run", "testing_agent", *laptop, "--out", "out")
+    assert outcome == failed(2, "failure_traces.jsonl: no such file; give a JSONL file with one object a line")
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_set_that_cannot_be_reached(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("data", "verify", "stage_a_kodcode", HF_HOME=str(tmp_path / ".hub"))
     assert outcome == failed(

@@ -113,8 +113,10 @@ def test_a_run_that_failed_before_it_trained_is_begun_anew_with_other_settings(
     (tmp_path / "adapter").mkdir()
     outcome = here("train", "tiny.toml", "--set", "model.adapter=adapter", "--out", "out", "-q")
     assert outcome == failed(2, "adapter/adapter_config.json: no such file; an adapter folder needs it")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
     outcome = here("train", "tiny.toml", "--set", "data.path=rows.jsonl", "--out", "out", "-q")
-    assert outcome == failed(2, "rows.jsonl: no such file; give a JSONL file with one object a line")
+    problem = "rows.jsonl:1: no text in column id (columns: none); check data.source, or the file"
+    assert outcome == failed(2, problem)
 
 
 def test_missing_adapter(here: Cli, tmp_path: Path, tiny_llama: Path) -> None:
