@@ -114,7 +114,7 @@ def _from_files(paths: list[Path], section: DataSection, left_out: Dropped) -> I
 
 
 def _from_hub(hub_id: str, split: str) -> Iterator[tuple[str, Object]]:
-    """Rows of a data set on the hub, or in a local folder of its layout, streamed."""
+    """Rows of a data set on the hub, or in a local folder of its layout, streamed: one shard is open at a time."""
     import httpx
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -122,8 +122,10 @@ def _from_hub(hub_id: str, split: str) -> Iterator[tuple[str, Object]]:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        stream = load_dataset(hub_id, split=split, streaming=True)
-        for number, value in enumerate(stream):
+        splits = load_dataset(hub_id, streaming=True)
+        if split not in splits:
+            raise DataError(f"data.split: {hub_id} has no split {split} (splits: {', '.join(splits)}); use one of them")
+        for number, value in enumerate(splits[split]):
             yield f"{hub_id}[{split}] row {number}", value
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         if constants.HF_HUB_OFFLINE:
