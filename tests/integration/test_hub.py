@@ -48,11 +48,12 @@ def layout(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _kodcode(number: int) -> dict[str, str]:
+    name = f"add_{number}"
     return {
         "question_id": f"q{number}",
         "question": f"Add {number}.",
-        "solution": f"def add_{number}(value):\n    return value + {number}\n",
-        "test_code": f"from solution import add_{number}\n\n\ndef test_one():\n    assert add_{number}(1) == {1 + number}\n",
+        "solution": f"def {name}(value):\n    return value + {number}\n",
+        "test_code": f"from solution import {name}\n\n\ndef test_one():\n    assert {name}(1) == {1 + number}\n",
         "r1_correctness": "True",
     }
 
