@@ -1,35 +1,22 @@
-"""Run test files and their mutants, each job in a limited process of its own.
+"""Run test files and their mutants, each in a fork of a sandboxed server.
 
-What the limits do not cover stands in `lowvram_ft.execution.limits`.
+What the sandbox does not cover stands in `lowvram_ft.execution.sandbox`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
-from lowvram_ft.errors import MachineError
-from lowvram_ft.execution.limits import Limits, child_environment
+from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.mutants import Edit, find_mutants
+from lowvram_ft.execution.pool import Question, ServerLost, default_pool, patience_s
 from lowvram_ft.execution.verdict import Judgement, Mutant, MutationReport, Verdict
-from lowvram_ft.execution.workspace import remove_tree
 
-_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv[1]); from lowvram_ft.execution.server import main; main()"
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-_PATIENCE_S = 30.0
-"""How much longer than its limits a server may be silent before it is given up."""
 _DEFAULT_LIMITS = Limits()
 
 Job = TypeVar("Job")
@@ -51,8 +38,7 @@ def run_tests(code: str, module: str, test: str, limits: Limits = _DEFAULT_LIMIT
     Raises:
         MachineError: the process could not be started.
     """
-    with _Server(code, module, test, limits, root) as server:
-        return server.verdict()
+    return _verdict_and_mutation(Question(code, module, test, limits, None, False), root, lambda _: False)[0]
 
 
 def mutation_analysis(
@@ -82,9 +68,10 @@ def mutation_analysis(
     Raises:
         MachineError: the process could not be started.
     """
-    with _Server(code, module, test, limits, root, selected=tests, mutants=True) as server:
-        server.verdict()
-        return server.mutation()
+    question = Question(code, module, test, limits, tests, True)
+    report = _verdict_and_mutation(question, root, lambda _: True)[1]
+    assert report is not None
+    return report
 
 
 def judge(code: str, module: str, test: str, limits: Limits = _DEFAULT_LIMITS, root: Path | None = None) -> Judgement:
@@ -93,9 +80,8 @@ def judge(code: str, module: str, test: str, limits: Limits = _DEFAULT_LIMITS, r
     Raises:
         MachineError: the process could not be started.
     """
-    with _Server(code, module, test, limits, root, mutants=True) as server:
-        verdict = server.verdict()
-        return Judgement.from_parts(verdict, server.mutation() if verdict.n_passed else None)
+    question = Question(code, module, test, limits, None, True)
+    return Judgement.from_parts(*_verdict_and_mutation(question, root, lambda verdict: verdict.n_passed > 0))
 
 
 def run_many(
@@ -117,160 +103,83 @@ def run_many(
         KeyboardInterrupt: after every running process is killed.
         MachineError: a process could not be started; those that run are killed first.
     """
-    from concurrent.futures import ThreadPoolExecutor, as_completed
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
-        futures = {pool.submit(function, job): place for place, job in enumerate(jobs)}
-        results: dict[int, Result] = {}
+    places = workers or os.cpu_count() or 1
+    results: dict[int, Result] = {}
+    running: dict[Future[Result], int] = {}
+
+    def collect() -> None:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            place = running.pop(future)
+            results[place] = future.result()
+            if on_result is not None:
+                on_result(place, results[place])
+
+    with ThreadPoolExecutor(max_workers=places) as threads:
         try:
-            for future in as_completed(futures):
-                place = futures[future]
-                results[place] = future.result()
-                if on_result is not None:
-                    on_result(place, results[place])
+            for place, job in enumerate(jobs):
+                while len(running) >= 2 * places:
+                    collect()
+                running[threads.submit(function, job)] = place
+            while running:
+                collect()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in futures):
-                _Server.stop_all()
+            threads.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in running):
+                default_pool().stop_busy()
                 time.sleep(0.05)
             raise
     return [results[place] for place in sorted(results)]
 
 
-class _Server:
-    """One server process and its private folder; both are gone when the ``with`` block ends."""
-
-    _alive: ClassVar[set[_Server]] = set()
-    _lock = threading.Lock()
-
-    def __init__(
-        self,
-        code: str,
-        module: str,
-        test: str,
-        limits: Limits,
-        root: Path | None,
-        *,
-        selected: Sequence[str] | None = None,
-        mutants: bool = False,
-    ) -> None:
-        if not hasattr(os, "fork"):
-            raise MachineError("execution: needs a Unix system; on Windows, run it inside WSL")
-        self.target_text = next(iter(split_modules(code, module).values()))
-        self.limits = limits
-        self.assertions = 0
-        self.job = {
-            "code": code,
-            "module": module,
-            "test": test,
-            "root": None if root is None else str(root.resolve()),
-            "limits": dataclasses.asdict(limits),
-            "selected": None if selected is None else list(selected),
-            "mutants": mutants,
-            "parent": os.getpid(),
-        }
-
-    def __enter__(self) -> _Server:
-        import tempfile
-
-        self.folder = Path(tempfile.mkdtemp(prefix="lowvram-ft-")).resolve()
-        self.errors = (self.folder / "server.log").open("w+b")
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-B", "-c", _BOOTSTRAP, str(_PACKAGE_ROOT)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self.errors,
-                cwd=self.folder,
-                env=child_environment(self.folder / "home", self.folder / "tmp"),
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._clean_up()
-            raise MachineError(f"execution: {sys.executable}: cannot be started ({error})") from error
-        with self._lock:
-            self._alive.add(self)
-        self.answers = self._read()
-        self._ask(self.job | {"folder": str(self.folder)})
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-        with self._lock:
-            self._alive.discard(self)
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        self._clean_up()
-
-    @classmethod
-    def stop_all(cls) -> None:
-        """Kill every server of this process; their threads see the end of their answers."""
-        with cls._lock:
-            alive = list(cls._alive)
-        for server in alive:
-            server.stop()
-
-    def stop(self) -> None:
-        """End the process and all it started: politely, so that it can clean up, then not."""
-        if self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=3.0)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def verdict(self) -> Verdict:
-        """The verdict on the tests; ``killed`` where the tests brought the server down."""
-        begin = time.monotonic()
-        ready = next(self.answers, None)
-        if ready is None:
-            self.process.wait()
-            self.errors.seek(0)
-            lines = self.errors.read().decode(errors="replace").split("\n")
-            why = next((line for line in reversed(lines) if line.strip()), "no message")
-            raise MachineError(f"execution: {sys.executable}: cannot run tests ({why})")
-        answer = next(self.answers, None)
-        if answer is not None:
-            return Verdict.from_json(answer["verdict"])
-        log = "E   the test process was brought down by the test file"
-        return Verdict("killed", (), ready["assertions"], log, None, time.monotonic() - begin)
-
-    def mutation(self) -> MutationReport:
-        """The mutants of the module under test. One without an answer has survived."""
-        edits = find_mutants(self.target_text)
-        self._ask([(edit.line, edit.start, edit.end, edit.text) for edit in edits])
-        outcomes = {answer["number"]: answer["outcome"] for answer in self.answers if answer["kind"] == "mutant"}
-        return MutationReport.from_mutants(
-            tuple(self._mutant(edit, outcomes.get(number, "survived")) for number, edit in enumerate(edits))
+def _verdict_and_mutation(
+    question: Question, root: Path | None, wants_mutants: Callable[[Verdict], bool]
+) -> tuple[Verdict, MutationReport | None]:
+    """Ask a server of this process's pool. What a job cannot tell, because it spoilt the server, reads as killed."""
+    seen = None if root is None else root.resolve()
+    patience = patience_s(question.limits)
+    verdict: Verdict | None = None
+    assertions, begin = 0, time.monotonic()
+    edits: tuple[Edit, ...] = ()
+    outcomes: dict[int, Any] = {}
+    asked = False
+    try:
+        with default_pool().server(seen) as server:
+            server.jobs += 1
+            server.write(question.to_json())
+            while True:
+                answer = server.read(patience)
+                if answer["kind"] == "ready":
+                    assertions = answer["assertions"]
+                elif answer["kind"] == "verdict":
+                    verdict = Verdict.from_json(answer["verdict"])
+                    if question.mutants and verdict.status != "syntax_error":
+                        asked = wants_mutants(verdict)
+                        edits = find_mutants(_target_text(question)) if asked else ()
+                        server.write([(edit.line, edit.start, edit.end, edit.text) for edit in edits])
+                elif answer["kind"] == "mutant":
+                    outcomes[answer["number"]] = answer["outcome"]
+                elif answer["poisoned"] is not None:
+                    raise ServerLost(answer["poisoned"])
+                else:
+                    break
+    except ServerLost:
+        if verdict is None:
+            log = "E   the test process was brought down by the test file"
+            verdict = Verdict("killed", (), assertions, log, None, time.monotonic() - begin)
+    assert verdict is not None
+    if not question.mutants or not (asked or wants_mutants(verdict)):
+        return verdict, None
+    edits = edits or find_mutants(_target_text(question))
+    text = _target_text(question)
+    return verdict, MutationReport.from_mutants(
+        tuple(
+            Mutant(edit.operator, edit.line, outcomes.get(number, "survived"), edit.diff(text))
+            for number, edit in enumerate(edits)
         )
+    )
 
-    def _mutant(self, edit: Edit, outcome: Any) -> Mutant:
-        return Mutant(edit.operator, edit.line, outcome, edit.diff(self.target_text))
 
-    def _ask(self, question: object) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(question).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        """Answers until the end of the process, or until it is silent for too long."""
-        assert self.process.stdout is not None
-        descriptor, rest = self.process.stdout.fileno(), b""
-        while True:
-            silence_s = 4 * self.limits.wall_s + _PATIENCE_S
-            if not select.select([descriptor], [], [], silence_s)[0]:
-                return
-            chunk = os.read(descriptor, 1 << 16)
-            if not chunk:
-                return
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (json.loads(line) for line in lines)
-
-    def _clean_up(self) -> None:
-        self.errors.close()
-        remove_tree(self.folder)
+def _target_text(question: Question) -> str:
+    return next(iter(split_modules(question.code, question.module).values()))

@@ -9,13 +9,41 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from lowvram_ft.execution.limits import Limits, kill_children, limit_this_process
+from lowvram_ft.execution.limits import Limits, count_descendants, kill_children, limit_this_process
 
 _MAX_RECORD_BYTES = 16 << 20
-_POLL_S = 0.25 if hasattr(os, "pidfd_open") else 0.005
+_POLL_S = 0.05 if hasattr(os, "pidfd_open") else 0.005
+
+Send = Callable[[dict[str, Any]], None]
+
+
+class Task(Protocol):
+    """What a forked child does with the session of pytest that it finds itself in."""
+
+    def begin(self, session: Any) -> None:
+        """Called in the child, before anything is collected."""
+
+    def finish(self, exit_code: int) -> None:
+        """Called in the child, after pytest's own end."""
+
+
+class Forked(BaseException):
+    """Raised in a fresh child, to leave the server's frames for the session's.
+
+    Attributes:
+        task: what the child does next.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+
+class Poisoned(Exception):
+    """A child left something that this process cannot clear away, so that no other job may follow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +55,7 @@ class ForkEnd:
         output: the first bytes of what it printed.
         status: as ``os.waitpid`` has it.
         timed_out: whether it was killed because its time was up.
+        crowded: whether it was killed because it had more processes than its limits allow.
         duration_s: from fork to end.
     """
 
@@ -34,27 +63,49 @@ class ForkEnd:
     output: str
     status: int
     timed_out: bool
+    crowded: bool
     duration_s: float
 
     @property
     def ending(self) -> str:
         """How it ended, in words."""
+        if self.crowded:
+            return "too many processes"
         if os.WIFSIGNALED(self.status):
             number = os.WTERMSIG(self.status)
             return f"signal {signal.Signals(number).name if number in list(signal.Signals) else number}"
         return f"exit code {os.WEXITSTATUS(self.status)}"
 
 
-def run_in_fork(
-    body: Callable[[Callable[[dict[str, Any]], None]], None], limits: Limits, private: Sequence[int]
-) -> ForkEnd:
-    """Run ``body`` in a fork under ``limits``.
+@dataclasses.dataclass(frozen=True)
+class Confinement:
+    """What holds every fork of a server.
+
+    Attributes:
+        private: descriptors of the server that no fork may hold.
+        restrict: called in each fork, last: takes its rights away for good.
+        tasks: threads that this user has outside, which the kernel counts as well.
+        null: a descriptor that swallows what is written.
+    """
+
+    private: tuple[int, ...]
+    restrict: Callable[[], None]
+    tasks: int
+    null: int
+
+
+def run_in_fork(task: Callable[[Send], Task], limits: Limits, confinement: Confinement) -> ForkEnd:
+    """Run ``task`` in a fork under ``limits``, in which `Forked` is raised.
 
     Args:
-        body: gets a function that reports a record; reports of anybody else, also of the fork's own
+        task: gets a function that reports a record; reports of anybody else, also of the fork's own
             forks, do not count.
         limits: what the fork may use; it is killed after ``limits.wall_s``.
-        private: descriptors that the fork must not hold.
+        confinement: what else holds it.
+
+    Raises:
+        Forked: in the fork.
+        Poisoned: some of its processes cannot be killed.
     """
     secret = os.urandom(16).hex()
     record_reader, record_writer = os.pipe()
@@ -63,15 +114,16 @@ def run_in_fork(
     pid = os.fork()
     if pid == 0:
         try:
-            become_child(limits, output_writer, [*private, record_reader, output_reader, output_writer])
-            body(_sender(secret, record_writer))
-        finally:
+            become_child(limits, output_writer, confinement, (record_reader, output_reader, output_writer))
+            child = Forked(task(_sender(secret, record_writer)))
+        except BaseException:
             os._exit(70)
+        raise child
     os.close(record_writer)
     os.close(output_writer)
     sinks = {record_reader: bytearray(), output_reader: bytearray()}
     caps = {record_reader: _MAX_RECORD_BYTES, output_reader: limits.output_bytes}
-    status, timed_out, _ = wait_for(pid, limits.wall_s, sinks, caps)
+    end = wait_for(pid, limits.wall_s, limits.processes, sinks, caps)
     for reader in sinks:
         os.close(reader)
     lines = bytes(sinks[record_reader]).decode(errors="replace").splitlines()
@@ -79,58 +131,85 @@ def run_in_fork(
     return ForkEnd(
         records=[record for record in records if record is not None],
         output=bytes(sinks[output_reader]).decode(errors="replace"),
-        status=status,
-        timed_out=timed_out,
+        status=end.status,
+        timed_out=end.timed_out,
+        crowded=end.crowded,
         duration_s=time.monotonic() - begin,
     )
 
 
-def become_child(limits: Limits, output: int, private: Sequence[int], cpu_s: float | None = None) -> None:
+def become_child(
+    limits: Limits,
+    output: int,
+    confinement: Confinement,
+    also_private: tuple[int, ...] = (),
+    cpu_s: float | None = None,
+) -> None:
     """Turn a fresh fork into a limited child whose output goes to ``output``."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    for descriptor in private:
+    for descriptor in (*confinement.private, *also_private):
         os.close(descriptor)
-    limit_this_process(limits, cpu_s)
+    limit_this_process(limits, confinement.tasks, cpu_s)
+    confinement.restrict()
+
+
+@dataclasses.dataclass(frozen=True)
+class ChildEnd:
+    """How a child ended: its wait status, whether it was killed and why, and the CPU time that it used."""
+
+    status: int
+    timed_out: bool
+    crowded: bool
+    cpu_s: float
 
 
 def wait_for(
-    pid: int, wall_s: float, sinks: dict[int, bytearray] | None = None, caps: dict[int, int] | None = None
-) -> tuple[int, bool, float]:
+    pid: int,
+    wall_s: float,
+    processes: int,
+    sinks: dict[int, bytearray] | None = None,
+    caps: dict[int, int] | None = None,
+) -> ChildEnd:
     """Wait for a child and read its pipes meanwhile; kill it when ``wall_s`` are over, and its orphans.
 
-    Returns:
-        The wait status, whether time was up, and the CPU time that the child used.
+    Raises:
+        Poisoned: some of them cannot be killed.
     """
     sinks, caps = sinks or {}, caps or {}
     deadline = time.monotonic() + wall_s
     handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     open_pipes = set(sinks)
-    timed_out = False
+    timed_out = crowded = False
+    next_count = time.monotonic() + _POLL_S
     while True:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
             break
-        left = deadline - time.monotonic()
-        if left <= 0:
-            timed_out = True
+        now = time.monotonic()
+        if now >= next_count:
+            crowded = count_descendants(processes + 1) > processes
+            next_count = time.monotonic() + _POLL_S
+        if crowded or now >= deadline:
+            timed_out = not crowded
             os.kill(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             break
         waiting = [*open_pipes, *([] if handle is None else [handle])]
-        for reader in select.select(waiting, [], [], min(left, _POLL_S))[0]:
+        for reader in select.select(waiting, [], [], min(deadline - now, _POLL_S))[0]:
             if reader != handle and not _drain(reader, sinks[reader], caps[reader]):
                 open_pipes.discard(reader)
     if handle is not None:
         os.close(handle)
-    kill_children()
+    if not kill_children():
+        raise Poisoned("processes that cannot be killed")
     for reader in open_pipes:
         os.set_blocking(reader, False)
         with contextlib.suppress(BlockingIOError):
             while _drain(reader, sinks[reader], caps[reader]):
                 pass
-    return status, timed_out, usage.ru_utime + usage.ru_stime
+    return ChildEnd(status, timed_out, crowded, usage.ru_utime + usage.ru_stime)
 
 
 def _drain(reader: int, sink: bytearray, cap: int) -> bool:
@@ -140,7 +219,7 @@ def _drain(reader: int, sink: bytearray, cap: int) -> bool:
     return bool(chunk)
 
 
-def _sender(secret: str, writer: int) -> Callable[[dict[str, Any]], None]:
+def _sender(secret: str, writer: int) -> Send:
     owner, getpid, write, dumps = os.getpid(), os.getpid, os.write, json.dumps
 
     def send(record: dict[str, Any]) -> None:

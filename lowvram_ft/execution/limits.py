@@ -6,20 +6,18 @@ Held here:
     and thrown away; every process that the code leaves behind is found (the server that forked it adopts
     its orphans) and killed.
 
-Not held here:
+Not held here, but by a sandbox (`lowvram_ft.execution.sandbox`):
     the network; reading and writing of any file that the user may read and write; signals to the user's
-    other processes; the total size of what is written; the number of processes where the user is root,
-    for whom the kernel does not count them. Where the user is root, or the kernel allows one process of a
-    user to trace another, code that sets out to do so can reach the server as well. The secret that marks
-    a run's records lies in the memory of the process that runs the tests: a test that looks for it there
-    can forge them. Run code of unknown origin in a container or a virtual machine.
+    other processes; the total size of what is written.
+
+Held by nothing: the memory of all processes of a run together (each has its own bound), and what code does
+to the memory of its own process, in which pytest runs as well.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import signal
 import time
@@ -40,7 +38,8 @@ class Limits:
         memory_bytes: address space of each of its processes.
         file_bytes: size of the largest file that it may write.
         output_bytes: how much of what it prints is kept; the rest is read and thrown away.
-        processes: how many more processes it may have (not enforced for root).
+        processes: how many more processes it may have. The kernel refuses to make more; for root, who is not
+            counted, the whole run is killed as soon as there are more.
         test_s: wall-clock time of a single test, so that one endless test leaves the others their turn.
     """
 
@@ -53,11 +52,12 @@ class Limits:
     test_s: float = 5.0
 
 
-def limit_this_process(limits: Limits, cpu_s: float | None = None) -> None:
+def limit_this_process(limits: Limits, tasks: int, cpu_s: float | None = None) -> None:
     """Put the calling process under ``limits`` for good, and let it die with its parent.
 
     Args:
         limits: what it may use.
+        tasks: what `tasks_of_this_user` said before any sandbox was entered.
         cpu_s: a finer bound on CPU time; SIGPROF ends the process when it is used up.
     """
     import resource
@@ -71,7 +71,7 @@ def limit_this_process(limits: Limits, cpu_s: float | None = None) -> None:
         resource.RLIMIT_CORE: 0,
     }
     if os.getuid() != 0:
-        bounds[resource.RLIMIT_NPROC] = _tasks_of_this_user() + limits.processes
+        bounds[resource.RLIMIT_NPROC] = tasks + limits.processes
     for kind, bound in bounds.items():
         hard = resource.getrlimit(kind)[1]
         least = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
@@ -83,37 +83,45 @@ def limit_this_process(limits: Limits, cpu_s: float | None = None) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def adopt_orphans(parent: int) -> None:
+def adopt_orphans(parent: int | None) -> None:
     """Make the calling process the parent of whatever its descendants leave behind.
 
-    It also ends when its own parent does, and hides its memory and descriptors from other users'
-    processes. Without Linux, nothing of this holds.
+    It also ends when its own parent does, and hides its memory and descriptors from other processes
+    without privileges. Without Linux, nothing of this holds.
+
+    Args:
+        parent: pid of the process that started it; None inside a namespace that ends by itself.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    _tasks_of_this_user()
-    if os.getppid() != parent:
+    if parent is not None and os.getppid() != parent:
         raise SystemExit("the process that asked is gone")
 
 
-def kill_children(patience_s: float = 2.0) -> None:
-    """Kill and reap all children of the calling process, adopted ones too, until there are none."""
+def kill_children(patience_s: float = 5.0) -> bool:
+    """Kill and reap all children of the calling process, adopted ones too; whether none is left."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         try:
             if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
         except ChildProcessError:
-            return
-        for child in _children():
+            return True
+        for child in _descendants(1 << 20):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
+    return False
+
+
+def count_descendants(most: int) -> int:
+    """How many processes descend from the calling one; counts no further than ``most``."""
+    return len(_descendants(most))
 
 
 def child_environment(home: Path, temporary: Path) -> dict[str, str]:
-    """The whole environment of a test process: nothing of the caller's own."""
+    """The whole environment of a server and of its tests: nothing of the caller's own."""
     return {
         "PATH": os.defpath,
         "HOME": str(home),
@@ -131,12 +139,35 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _children() -> list[int]:
+def _descendants(most: int) -> list[int]:
+    """Children before their own children."""
     me = os.getpid()
-    listing = Path(f"/proc/self/task/{me}/children")
-    if listing.exists():
-        return [int(child) for child in listing.read_text().split()]
-    return [pid for pid in _processes() if _stat_field(pid, 1) == me]
+    if not Path(f"/proc/self/task/{me}/children").exists():
+        return [pid for pid in _processes() if _stat_field(pid, 1) == me]
+    found = _children(me)
+    for pid in found:  # grows on the way
+        if len(found) >= most:
+            break
+        found.extend(_children(pid))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    listings: list[str] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            listings.extend(Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return [int(child) for child in listings]
+
+
+def tasks_of_this_user() -> int:
+    """Threads of all processes of this user: what the kernel holds against RLIMIT_NPROC."""
+    me, tasks = os.getuid(), 0
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}").stat().st_uid == me:
+                tasks += max(1, _stat_field(pid, 17))
+    return tasks
 
 
 def _processes() -> list[int]:
@@ -151,14 +182,3 @@ def _stat_field(pid: int, field: int) -> int:
     except OSError:
         return -1
     return int(text.rpartition(")")[2].split()[field])
-
-
-@functools.cache
-def _tasks_of_this_user() -> int:
-    """Threads of all processes of this user: what the kernel holds against RLIMIT_NPROC. Counted once."""
-    me, tasks = os.getuid(), 0
-    for pid in _processes():
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}").stat().st_uid == me:
-                tasks += max(1, _stat_field(pid, 17))
-    return tasks

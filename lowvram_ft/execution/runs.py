@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lowvram_ft.execution.finder import SourceFinder
-from lowvram_ft.execution.fork import ForkEnd, become_child, run_in_fork, wait_for
+from lowvram_ft.execution.fork import ChildEnd, Confinement, Forked, ForkEnd, become_child, run_in_fork, wait_for
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
-from lowvram_ft.execution.session import MutantSession, run_session
+from lowvram_ft.execution.session import MutantTask, TestTask
 from lowvram_ft.execution.workspace import TEST_FILE
 
 _SEVERITY = ("passed", "skipped", "failed", "error", "timeout", "killed")
@@ -63,6 +63,8 @@ class TestRun:
         if self.names:
             if self.done or self.tampered:
                 return "ran"
+            if self.end.crowded:
+                return "killed"
             return "timeout" if self.end.timed_out else "killed"
         errors = self.records.get("collection_error", [])
         if self.end.timed_out or any(error["timed_out"] for error in errors):
@@ -137,23 +139,26 @@ class Runner:
 
     Args:
         job: what the caller asked for, see `lowvram_ft.execution.server.Job`.
-        private: descriptors that no fork may hold.
+        confinement: what holds every fork.
     """
 
-    def __init__(self, job: Any, private: Sequence[int]) -> None:
+    def __init__(self, job: Any, confinement: Confinement) -> None:
         self.limits: Limits = job.limits
         self.finder: SourceFinder = job.finder
         self.text: str = job.target_text
+        self.test: str = job.test
         self.lay_out: Callable[[], None] = job.workspace.lay_out
         self.clean: Callable[[str], str] = job.without_paths
         self.selected: frozenset[str] | None = job.selected
-        self.private = private
+        self.confinement = confinement
         self.first = self.run_tests(self.selected)
 
     def run_tests(self, selected: frozenset[str] | None) -> TestRun:
         """One session of all tests, or of the selected ones."""
         self.lay_out()
-        end = run_in_fork(lambda send: run_session(self.finder, self.limits, selected, send), self.limits, self.private)
+        end = run_in_fork(
+            lambda send: TestTask(self.finder, self.limits, selected, send), self.limits, self.confinement
+        )
         return TestRun(end, self.clean)
 
     def verdict(self, assertions: int) -> dict[str, Any]:
@@ -209,39 +214,41 @@ class Runner:
     ) -> None:
         """One fork for the code as it is, which sets the budget, and one for each mutant."""
         left_out = frozenset(self.first.names + self.first.dropped) - frozenset(baseline.names)
+        self.finder.prepare_test(self.test)
+        cpu_s, wall_s = self.limits.cpu_s, self.limits.wall_s
+        begin = time.monotonic()
+        end = self._run_mutant(None, left_out, cpu_s, wall_s)
+        if _mutant_outcome(end) != "survived":  # the tests pass only now and then: what they would find means nothing
+            for number in mutants:
+                emit(number, "survived")
+            return
+        cpu_s = max(_MIN_MUTANT_CPU_S, _BASELINES_A_MUTANT * end.cpu_s)
+        wall_s = max(_MIN_MUTANT_WALL_S, _BASELINES_A_MUTANT * (time.monotonic() - begin))
+        for number, code in mutants.items():
+            emit(number, _mutant_outcome(self._run_mutant(code, left_out, cpu_s, wall_s)))
 
-        def loop() -> bool:
-            null = os.open(os.devnull, os.O_WRONLY)
-            cpu_s, wall_s = self.limits.cpu_s, self.limits.wall_s
-            for number, code in [(None, None), *mutants.items()]:
-                self.lay_out()
-                begin = time.monotonic()
-                pid = os.fork()
-                if pid == 0:
-                    become_child(self.limits, null, self.private, cpu_s)
-                    self.finder.mutated = code
-                    self.finder.install()
-                    return True
-                status, timed_out, used_s = wait_for(pid, wall_s)
-                outcome = _mutant_outcome(status, timed_out)
-                if number is not None:
-                    emit(number, outcome)
-                elif outcome == "survived":
-                    cpu_s = max(_MIN_MUTANT_CPU_S, _BASELINES_A_MUTANT * used_s)
-                    wall_s = max(_MIN_MUTANT_WALL_S, _BASELINES_A_MUTANT * (time.monotonic() - begin))
-                else:  # the tests pass only now and then: what they would find means nothing
-                    for unknown in mutants:
-                        emit(unknown, "survived")
-                    break
-            return False
-
-        MutantSession(loop, left_out).run()
+    def _run_mutant(
+        self, code: types.CodeType | None, left_out: frozenset[str], cpu_s: float, wall_s: float
+    ) -> ChildEnd:
+        """One fork, for a mutant or for the code as it is."""
+        self.lay_out()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                become_child(self.limits, self.confinement.null, self.confinement, cpu_s=cpu_s)
+                self.finder.mutated = code
+                child = Forked(MutantTask(self.finder, left_out))
+            except BaseException:
+                os._exit(70)
+            raise child
+        return wait_for(pid, wall_s, self.limits.processes)
 
 
-def _mutant_outcome(status: int, timed_out: bool) -> str:
-    if timed_out or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU)):
+def _mutant_outcome(end: ChildEnd) -> str:
+    by_signal = os.WTERMSIG(end.status) if os.WIFSIGNALED(end.status) else None
+    if end.timed_out or by_signal in (signal.SIGPROF, signal.SIGXCPU):
         return "timeout"
-    return "survived" if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 else "killed"
+    return "survived" if os.WIFEXITED(end.status) and os.WEXITSTATUS(end.status) == 0 else "killed"
 
 
 def _compile(text: str, file: Path) -> types.CodeType | None:

@@ -1,47 +1,92 @@
-"""The process that runs one job: it forks for every session, and it alone reports to the caller.
+"""The process that runs jobs, one after the other: it forks for every session, and it alone reports to the caller.
 
-The caller starts it with a job on stdin and reads JSON lines from its stdout. It never imports the code
-under test or the test file; a fork does, which holds no descriptor of the caller's. A job has
+The caller starts it, inside a sandbox where there is one, writes JSON lines to its stdin and reads JSON lines from
+its stdout. It never imports the code under test or the test file; a fork does, which holds no descriptor of the
+caller's. The first line sets it up:
 
-    code, module, test, root, folder, limits, parent    what to run, where, and the pid of the caller
-    selected                                            names of the only tests that are run, or None
-    mutants                                             whether a second line on stdin will hold the edits
+    layer, folder, root, parent, tasks    see `Setup`
 
-and the answers are ``{"kind": "ready"}``, ``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit,
-and ``{"kind": "end"}``, each with its fields.
+and each other line is a job:
+
+    code, module, test, limits            what to run, and its bounds
+    selected                              names of the only tests that are run, or None
+    mutants                               whether one more line will hold the edits, once the verdict is out
+
+The answers to a job are ``{"kind": "ready"}``, ``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit,
+and ``{"kind": "end"}``, each with its fields. A server that a job has spoilt says so there, and ends.
 """
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import json
 import os
 import signal
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lowvram_ft.execution.finder import SourceFinder
+from lowvram_ft.execution.fork import Confinement, Poisoned
 from lowvram_ft.execution.limits import Limits, adopt_orphans, kill_children
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.shape import read_shape
-from lowvram_ft.execution.workspace import Workspace, remove_tree
+from lowvram_ft.execution.workspace import BOX, CODE, TEST_FILE, WORK, Workspace, remove_tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What all jobs of a server have in common.
+
+    Attributes:
+        layer: the sandbox that it is in.
+        folder: its private folder.
+        root: folder with the rest of the package under test, or None.
+        parent: pid of the process that started it; None where it cannot see that.
+        tasks: threads of this user outside.
+        readable: what a test process may read, where the layer does not hide the rest.
+    """
+
+    layer: str
+    folder: Path
+    root: Path | None
+    parent: int | None
+    tasks: int
+    readable: tuple[Path, ...]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Setup:
+        """The setup that a caller wrote."""
+        return cls(
+            layer=data["layer"],
+            folder=Path(data["folder"]),
+            root=Path(data["root"]) if data["root"] else None,
+            parent=data["parent"],
+            tasks=data["tasks"],
+            readable=tuple(map(Path, data["readable"])),
+        )
+
+    @property
+    def shared(self) -> tuple[Path, ...]:
+        """Folders outside the private one that a test can write."""
+        return (Path("/dev/shm"),) if self.layer == "bubblewrap" else ()
 
 
 class Job:
-    """One job, its private folder, and the module texts that go with it."""
+    """One job, the server's folder, and the module texts that go with it."""
 
-    def __init__(self, data: dict[str, Any]) -> None:
+    def __init__(self, data: dict[str, Any], setup: Setup) -> None:
         self.test: str = data["test"]
         self.limits = Limits(**data["limits"])
         self.selected = None if data["selected"] is None else frozenset(data["selected"])
-        self.folder = Path(data["folder"])
-        self.root: Path | None = Path(data["root"]) if data["root"] else None
+        self.folder = setup.folder
+        self.root = setup.root
         self.texts = split_modules(data["code"], data["module"])
-        self.finder = SourceFinder(self.texts, self.folder / "code", self.root)
+        self.finder = SourceFinder(self.texts, self.folder / CODE, self.root)
         files = {self.finder.files[name]: text for name, text in self.texts.items()}
-        self.workspace = Workspace(self.folder, files, self.test)
+        self.workspace = Workspace(self.folder, files, self.test, setup.shared)
 
     @property
     def target_text(self) -> str:
@@ -50,50 +95,112 @@ class Job:
 
     def without_paths(self, text: str) -> str:
         """``text`` without this machine's paths."""
-        folders = [self.folder / "work", self.folder / "code", self.folder, self.root, Path(sys.prefix)]
+        folders = [self.folder / WORK, self.folder / CODE, self.folder, self.root, Path(sys.prefix)]
         for folder in folders:
             if folder is not None:
                 text = text.replace(f"{folder}/", "").replace(f"{os.path.relpath(folder)}/", "")
         return text
 
 
+class Server:
+    """Answers jobs until there are none left.
+
+    Args:
+        questions: setup and jobs, a line each.
+        answers: where the answers go.
+    """
+
+    def __init__(self, questions: IO[str], answers: IO[str]) -> None:
+        self.questions = questions
+        self.answers = answers
+        self.setup = Setup.from_json(json.loads(questions.readline()))
+        adopt_orphans(self.setup.parent)
+        signal.signal(signal.SIGTERM, self._stop)
+        self.confinement = self._confine()
+
+    def serve(self) -> None:
+        """Take jobs until the caller closes its end, or one of them spoils this process."""
+        while line := self.questions.readline():
+            try:
+                self._answer_job(json.loads(line))
+            except (Poisoned, OSError) as problem:
+                self._say("end", poisoned=f"{type(problem).__name__}: {problem}")
+                return
+            self._say("end", poisoned=None)
+
+    def _answer_job(self, data: dict[str, Any]) -> None:
+        shape = read_shape(data["test"])
+        self._say("ready", assertions=0 if shape.problem is not None else shape.assertions)
+        if shape.problem is not None:
+            self._say("verdict", verdict=_unparsed(shape.problem))
+            return
+        from lowvram_ft.execution.runs import Runner
+
+        runner = Runner(Job(data, self.setup), self.confinement)
+        self._say("verdict", verdict=runner.verdict(shape.assertions))
+        if data["mutants"]:
+            edits = json.loads(self.questions.readline() or "[]")
+            runner.mutants(edits, lambda number, outcome: self._say("mutant", number=number, outcome=outcome))
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        self.answers.write(json.dumps({"kind": kind, **fields}) + "\n")
+        self.answers.flush()
+
+    def _stop(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        kill_children()
+        if self.setup.layer != "bubblewrap":
+            remove_tree(self.setup.folder)
+        os._exit(128 + number)
+
+    def _confine(self) -> Confinement:
+        """Take what no job needs from this process, and make ready what is taken from each fork."""
+        Workspace(self.setup.folder, {}, "", self.setup.shared).lay_out()
+        restrictions: list[Callable[[], None]] = []
+        if self.setup.layer != "rlimits":
+            from lowvram_ft.execution.sandbox import landlock, seccomp
+
+            if seccomp.problem() is None:
+                seccomp.load()
+            if landlock.version():
+                rules = landlock.Ruleset(self._readable(), self._writable())
+                restrictions += [rules.apply, rules.close]
+                if rules.version < landlock.SIGNALS_SINCE and self.setup.layer == "landlock":
+                    restrictions.append(seccomp.forbid_signals)
+
+        def restrict() -> None:
+            for step in restrictions:
+                step()
+
+        private = (self.answers.fileno(), self.questions.fileno())
+        return Confinement(private, restrict, self.setup.tasks, os.open(os.devnull, os.O_WRONLY))
+
+    def _readable(self) -> list[Path]:
+        if self.setup.layer == "bubblewrap":
+            return [Path("/")]
+        own = [self.setup.folder / CODE, *(Path("/dev") / name for name in ("zero", "urandom", "random", "full"))]
+        return [*self.setup.readable, *own, *([] if self.setup.root is None else [self.setup.root])]
+
+    def _writable(self) -> list[Path]:
+        return [self.setup.folder / BOX, Path(os.devnull), *self.setup.shared]
+
+
 def main() -> None:
-    """Read the job from stdin, run it, answer on what was stdout."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    """Serve on stdin and stdout, which the forks do not get to see."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     questions = os.fdopen(os.dup(0), encoding="utf-8")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    data = json.loads(questions.readline())
-    adopt_orphans(data["parent"])
-    job = Job(data)
-
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        del frame
-        kill_children()
-        remove_tree(job.folder)
-        os._exit(128 + number)
-
-    def answer(kind: str, **fields: Any) -> None:
-        answers.write(json.dumps({"kind": kind, **fields}) + "\n")
-
-    signal.signal(signal.SIGTERM, stop)
     sys.path.pop(0)
-    shape = read_shape(job.test)
-    if shape.problem is not None:
-        answer("ready", assertions=0)
-        answer("verdict", verdict=_unparsed(shape.problem))
-        return
-    _import_pytest()
-    answer("ready", assertions=shape.assertions)
-    from lowvram_ft.execution.runs import Runner
+    from lowvram_ft.execution.gate import Gate, warm_up
 
-    runner = Runner(job, private=(answers.fileno(), questions.fileno()))
-    answer("verdict", verdict=runner.verdict(shape.assertions))
-    if data["mutants"]:
-        edits = json.loads(questions.readline() or "[]")
-        runner.mutants(edits, lambda number, outcome: answer("mutant", number=number, outcome=outcome))
-    answer("end")
+    warm_up()
+    server = Server(questions, answers)
+    server.answers.write(json.dumps({"kind": "up", "test_file": TEST_FILE}) + "\n")
+    server.answers.flush()
+    Gate(server.serve).run()
+    os._exit(0)
 
 
 def _unparsed(problem: str) -> dict[str, Any]:
@@ -105,12 +212,3 @@ def _unparsed(problem: str) -> dict[str, Any]:
         "coverage": None,
         "duration_s": 0.0,
     }
-
-
-def _import_pytest() -> None:
-    """Everything that a session needs, so that no fork has to."""
-    import _pytest.config
-
-    importlib.import_module("lowvram_ft.execution.session")
-    for plugin in _pytest.config.default_plugins:
-        importlib.import_module(f"_pytest.{plugin}")

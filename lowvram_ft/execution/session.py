@@ -6,32 +6,23 @@ model wrote, so it only reports: the verdict is made by the server that forked i
 
 from __future__ import annotations
 
-import gc
-import json
 import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Generator
-from pathlib import Path
+from collections.abc import Generator
 from typing import Any
 
 import coverage
 import pytest
 
 from lowvram_ft.execution.finder import SourceFinder
+from lowvram_ft.execution.fork import Send
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.workspace import TEST_FILE
 
-_PYTEST_ARGS = (
-    f"--config-file={os.devnull} --rootdir=. --confcutdir=. --noconftest --capture=sys -q "
-    "--no-header --no-summary -p no:cacheprovider -p no:junitxml -p no:pastebin -p no:stepwise "
-    "-p no:faulthandler -p no:unraisableexception -p no:threadexception"
-).split()
 _MESSAGE_CHARS = 300
 _FAILURE_CHARS = 6000
-
-Send = Callable[[dict[str, Any]], None]
 
 
 class TestTimeout(BaseException):
@@ -40,19 +31,34 @@ class TestTimeout(BaseException):
     __test__ = False
 
 
-def run_session(finder: SourceFinder, limits: Limits, selected: frozenset[str] | None, send: Send) -> None:
+class TestTask:
     """Run the tests in the current folder under coverage, and send what happens as it happens."""
-    files = [str(finder.target_file), str(finder.shown_file(finder.target))]
-    measured = coverage.Coverage(data_file=None, branch=True, include=files, config_file=False, messages=False)
-    reporter = Reporter(send, limits.test_s, selected, measured)
-    finder.install()
-    code = pytest.main([*_PYTEST_ARGS, "--tb=short", TEST_FILE], plugins=[reporter])
-    measured.stop()
-    if reporter.tampered:
-        send({"kind": "tampered"})
-        return
-    send({"kind": "coverage", **_measure(measured, *files)})
-    send({"kind": "done", "exit_code": int(code)})
+
+    __test__ = False
+
+    def __init__(self, finder: SourceFinder, limits: Limits, selected: frozenset[str] | None, send: Send) -> None:
+        self.finder = finder
+        self.send = send
+        self.files = [str(finder.target_file), str(finder.shown_file(finder.target))]
+        self.measured = coverage.Coverage(
+            data_file=None, branch=True, include=self.files, config_file=False, messages=False
+        )
+        self.reporter = Reporter(send, limits.test_s, selected, self.measured)
+
+    def begin(self, session: pytest.Session) -> None:
+        """Take part in the session, and measure from here on."""
+        self.finder.install()
+        session.config.pluginmanager.register(self.reporter)
+        self.reporter.begin(session)
+
+    def finish(self, exit_code: int) -> None:
+        """Send what was measured, unless pytest is not itself any more."""
+        self.measured.stop()
+        if self.reporter.tampered:
+            self.send({"kind": "tampered"})
+            return
+        self.send({"kind": "coverage", **_measure(self.measured, *self.files)})
+        self.send({"kind": "done", "exit_code": exit_code})
 
 
 def _measure(measured: coverage.Coverage, file: str, shown: str) -> dict[str, Any]:
@@ -64,20 +70,18 @@ def _measure(measured: coverage.Coverage, file: str, shown: str) -> dict[str, An
     data = measured.get_data()
     data.add_arcs({file: data.arcs(shown) or []})
     raw = data.lines(file) or []
-    report = Path(file).with_name("coverage.json")
     try:
-        measured.json_report(morfs=[file], outfile=str(report))
-        (entry,) = json.loads(report.read_text())["files"].values()
+        _, statements, _, missing, _ = measured.analysis2(file)
+        branches = measured.branch_stats(file).values()
     except (coverage.exceptions.CoverageException, OSError, ValueError):
         return {"numbers": None, "raw_lines": sorted(raw)}
-    summary = entry["summary"]
     numbers = {
-        "statements": summary["num_statements"],
-        "covered_statements": summary["covered_lines"],
-        "branches": summary["num_branches"],
-        "covered_branches": summary["covered_branches"],
-        "covered_lines": entry["executed_lines"],
-        "missing_lines": entry["missing_lines"],
+        "statements": len(statements),
+        "covered_statements": len(statements) - len(missing),
+        "branches": sum(total for total, _ in branches),
+        "covered_branches": sum(taken for _, taken in branches),
+        "covered_lines": sorted(set(statements) - set(missing)),
+        "missing_lines": missing,
     }
     return {"numbers": numbers, "raw_lines": sorted(raw)}
 
@@ -93,15 +97,18 @@ class Reporter:
         self.tampered = False
         self._before: dict[str, int] = {}
         self._plugins: set[int] = set()
+        self._alarm = _Alarm(test_s, repeat_s=0)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Import of the test file: timed, and the last moment at which pytest is sure to be itself."""
+    def begin(self, session: pytest.Session) -> None:
+        """The last moment at which pytest is sure to be itself; from here on, the import is timed."""
         self._before = _fingerprint()
         self._plugins = {id(plugin) for plugin in session.config.pluginmanager.get_plugins()}
         self.measured.start()
-        with _Alarm(self.test_s, repeat_s=0):
-            return (yield)
+        self._alarm.__enter__()
+
+    def pytest_collection_finish(self) -> None:
+        """The test file is imported."""
+        self._alarm.__exit__()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Drop what is not selected, and announce the rest."""
@@ -185,32 +192,28 @@ class Reporter:
         self.tampered = bool(added) or any(after.get(key) != self._before[key] for key in self._before)
 
 
-class MutantSession:
-    """pytest plugin: forks at the point of collection, once for each mutant, and ends the fork.
-
-    A fork's exit code is 0 when no test failed, and something else as soon as one did.
+class MutantTask:
+    """Run the tests against one mutant; the exit code is 0 when none failed, and 1 as soon as one did.
 
     Args:
-        loop: called in the original process with a function that forks; it returns True in a fork.
+        finder: serves the mutant.
         left_out: names of tests that are not run.
     """
 
-    def __init__(self, loop: Callable[[], bool], left_out: frozenset[str]) -> None:
-        self.loop = loop
+    def __init__(self, finder: SourceFinder, left_out: frozenset[str]) -> None:
+        self.finder = finder
         self.left_out = left_out
-        self.in_fork = False
 
-    def run(self) -> None:
-        """Configure pytest, then hand over to the loop."""
-        pytest.main([*_PYTEST_ARGS, "--assert=plain", "--tb=no", TEST_FILE], plugins=[self])
+    def begin(self, session: pytest.Session) -> None:
+        """Take part in the session: plain assertions, no tracebacks."""
+        sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__name__ != "AssertionRewritingHook"]
+        session.config.option.tbstyle = "no"
+        self.finder.install()
+        session.config.pluginmanager.register(self)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection(self) -> None:
-        """Go through the mutants; the forks go on from here, the original process stops."""
-        gc.freeze()
-        self.in_fork = self.loop()
-        if not self.in_fork:
-            pytest.exit("all mutants are done", returncode=0)
+    def finish(self, exit_code: int) -> None:
+        """No test failed, or the session never came to them."""
+        os._exit(0 if exit_code in (0, 5) else 1)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Drop what is left out."""
@@ -236,14 +239,12 @@ class MutantSession:
 
     def pytest_internalerror(self) -> None:
         """SystemExit at import, for one."""
-        if self.in_fork:
-            os._exit(1)
+        os._exit(1)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """No test failed."""
-        if self.in_fork:
-            os._exit(0 if exitstatus in (0, 5) else 1)
+        """No test failed: what would follow tells nothing more."""
+        self.finish(int(exitstatus))
 
 
 class _Alarm:

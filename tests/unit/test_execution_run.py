@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.execution import Limits, Verdict, run_many, run_tests
-from lowvram_ft.execution.executor import _Server
+from lowvram_ft.execution.pool import close_default_pool
 
 CODE = '''\
 def half(n):
@@ -40,17 +40,19 @@ def outcomes(verdict: Verdict) -> dict[str, str]:
     return {result.name: result.outcome for result in verdict.results}
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path, monkeypatch):
-    """Every test leaves neither folder nor process behind."""
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(tmp_path_factory):
+    """The tests leave neither folder nor process behind once the pool is closed."""
     import tempfile
 
-    place = tmp_path / "private"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    close_default_pool()
+    place = tmp_path_factory.mktemp("private")
+    before, tempfile.tempdir = tempfile.tempdir, str(place)
     yield
+    tempfile.tempdir = before
+    close_default_pool()
     assert list(place.iterdir()) == []
-    assert not _Server._alive
+    assert marked_processes("lowvram_ft.execution.server") == []
 
 
 def marked_processes(mark: str) -> list[str]:

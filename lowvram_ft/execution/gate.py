@@ -1,0 +1,74 @@
+"""One session of pytest, set up once and entered again and again: each time by a fork of its own.
+
+The server stands in the hook that is called when everything is ready and nothing is collected yet. There it takes
+jobs; a child of its leaves the hook and goes on to collect and run, as if the session were its own. So a test
+file costs a fork, its own import, its tests and the report, and not the start of pytest.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Generator
+
+import pytest
+
+from lowvram_ft.execution.fork import Forked, Task
+from lowvram_ft.execution.workspace import TEST_FILE
+
+_PYTEST_ARGS = (
+    f"--config-file={os.devnull} --rootdir=. --confcutdir=. --noconftest --capture=sys -q --tb=short "
+    "--no-header --no-summary -p no:cacheprovider -p no:junitxml -p no:pastebin -p no:stepwise "
+    "-p no:faulthandler -p no:unraisableexception -p no:threadexception"
+).split()
+
+
+class Gate:
+    """pytest plugin: calls ``serve`` in the server, and lets through what is forked there.
+
+    Args:
+        serve: takes jobs until there are none left; raises `Forked` in each child.
+    """
+
+    def __init__(self, serve: Callable[[], None]) -> None:
+        self.serve = serve
+        self.task: Task | None = None
+
+    def run(self) -> None:
+        """Set pytest up in the current folder, which holds the test file, and serve. A child ends in here."""
+        try:
+            code = int(pytest.main([*_PYTEST_ARGS, TEST_FILE], plugins=[self]))
+            if self.task is None:
+                return
+            self.task.finish(code)
+            os._exit(0)
+        finally:
+            if self.task is not None:
+                os._exit(70)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Serve; what comes out is a child, or the end."""
+        gc.collect()
+        gc.freeze()
+        try:
+            self.serve()
+        except Forked as child:
+            self.task = child.task
+        else:
+            pytest.exit("no more jobs", returncode=0)
+        self.task.begin(session)
+        return (yield)
+
+
+def warm_up() -> None:
+    """Import what a session needs, so that no fork has to."""
+    import importlib
+
+    import _pytest.config
+
+    for plugin in _pytest.config.default_plugins:
+        importlib.import_module(f"_pytest.{plugin}")
+    # what pytest imports on its way, when a test fails, and what tests import most
+    for name in ("_pytest._io.pprint", "_pytest.assertion.util", "coverage.parser", "coverage.results", "dataclasses"):
+        importlib.import_module(name)
