@@ -7,7 +7,6 @@ file costs a fork, its own import, its tests and the report, and not the start o
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Generator
 
@@ -49,8 +48,6 @@ class Gate:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
         """Serve; what comes out is a child, or the end."""
-        gc.collect()
-        gc.freeze()
         try:
             self.serve()
         except Forked as child:
@@ -67,6 +64,7 @@ def warm_up() -> None:
 
     import _pytest.config
 
+    importlib.import_module("lowvram_ft.execution.runs")
     for plugin in _pytest.config.default_plugins:
         importlib.import_module(f"_pytest.{plugin}")
     # what pytest imports on its way, when a test fails, and what tests import most

@@ -17,7 +17,7 @@ from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import ChildEnd, Confinement, Forked, ForkEnd, become_child, run_in_fork, wait_for
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
-from lowvram_ft.execution.session import MutantTask, TestTask
+from lowvram_ft.execution.session import Instruments, MutantTask, TestTask
 from lowvram_ft.execution.workspace import TEST_FILE
 
 _SEVERITY = ("passed", "skipped", "failed", "error", "timeout", "killed")
@@ -140,9 +140,10 @@ class Runner:
     Args:
         job: what the caller asked for, see `lowvram_ft.execution.server.Job`.
         confinement: what holds every fork.
+        instruments: what measures and checks every session.
     """
 
-    def __init__(self, job: Any, confinement: Confinement) -> None:
+    def __init__(self, job: Any, confinement: Confinement, instruments: Instruments) -> None:
         self.limits: Limits = job.limits
         self.finder: SourceFinder = job.finder
         self.text: str = job.target_text
@@ -151,13 +152,16 @@ class Runner:
         self.clean: Callable[[str], str] = job.without_paths
         self.selected: frozenset[str] | None = job.selected
         self.confinement = confinement
+        self.instruments = instruments
         self.first = self.run_tests(self.selected)
 
     def run_tests(self, selected: frozenset[str] | None) -> TestRun:
         """One session of all tests, or of the selected ones."""
         self.lay_out()
         end = run_in_fork(
-            lambda send: TestTask(self.finder, self.limits, selected, send), self.limits, self.confinement
+            lambda send: TestTask(self.finder, self.limits, selected, self.instruments, send),
+            self.limits,
+            self.confinement,
         )
         return TestRun(end, self.clean)
 

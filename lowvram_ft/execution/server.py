@@ -12,13 +12,15 @@ and each other line is a job:
     selected                              names of the only tests that are run, or None
     mutants                               whether one more line will hold the edits, once the verdict is out
 
-The answers to a job are ``{"kind": "ready"}``, ``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit,
-and ``{"kind": "end"}``, each with its fields. A server that a job has spoilt says so there, and ends.
+The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}``, ``{"kind": "verdict"}``, one
+``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields. A server that a job has spoilt
+says so there, and ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -26,14 +28,17 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import Confinement, Poisoned
 from lowvram_ft.execution.limits import Limits, adopt_orphans, kill_children
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.shape import read_shape
-from lowvram_ft.execution.workspace import BOX, CODE, TEST_FILE, WORK, Workspace, remove_tree
+from lowvram_ft.execution.workspace import BOX, CODE, WORK, Workspace, remove_tree
+
+if TYPE_CHECKING:
+    from lowvram_ft.execution.session import Instruments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,15 +125,21 @@ class Server:
 
     def serve(self) -> None:
         """Take jobs until the caller closes its end, or one of them spoils this process."""
+        from lowvram_ft.execution.session import Instruments
+
+        instruments = Instruments(self.setup.folder / CODE, by_job=self.setup.root is not None)
+        gc.collect()
+        gc.freeze()
+        self._say("up")
         while line := self.questions.readline():
             try:
-                self._answer_job(json.loads(line))
+                self._answer_job(json.loads(line), instruments)
             except (Poisoned, OSError) as problem:
                 self._say("end", poisoned=f"{type(problem).__name__}: {problem}")
                 return
             self._say("end", poisoned=None)
 
-    def _answer_job(self, data: dict[str, Any]) -> None:
+    def _answer_job(self, data: dict[str, Any], instruments: Instruments) -> None:
         shape = read_shape(data["test"])
         self._say("ready", assertions=0 if shape.problem is not None else shape.assertions)
         if shape.problem is not None:
@@ -136,7 +147,7 @@ class Server:
             return
         from lowvram_ft.execution.runs import Runner
 
-        runner = Runner(Job(data, self.setup), self.confinement)
+        runner = Runner(Job(data, self.setup), self.confinement, instruments)
         self._say("verdict", verdict=runner.verdict(shape.assertions))
         if data["mutants"]:
             edits = json.loads(self.questions.readline() or "[]")
@@ -197,8 +208,6 @@ def main() -> None:
 
     warm_up()
     server = Server(questions, answers)
-    server.answers.write(json.dumps({"kind": "up", "test_file": TEST_FILE}) + "\n")
-    server.answers.flush()
     Gate(server.serve).run()
     os._exit(0)
 

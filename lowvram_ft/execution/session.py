@@ -11,6 +11,7 @@ import signal
 import sys
 import types
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import coverage
@@ -19,6 +20,7 @@ import pytest
 from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import Send
 from lowvram_ft.execution.limits import Limits
+from lowvram_ft.execution.seal import Hooks, Seal
 from lowvram_ft.execution.workspace import TEST_FILE
 
 _MESSAGE_CHARS = 300
@@ -31,19 +33,59 @@ class TestTimeout(BaseException):
     __test__ = False
 
 
+class Instruments:
+    """What every session needs and is the same for all: made once in the server, warm in each fork.
+
+    Args:
+        code: folder of the modules under test.
+        by_job: whether modules under test show files outside of ``code``, other ones in each job.
+    """
+
+    def __init__(self, code: Path, *, by_job: bool) -> None:
+        self.code = code
+        self.by_job = by_job
+        self.seal = Seal()
+        self._measured = self._warm()
+
+    def coverage_of(self, files: list[str]) -> coverage.Coverage:
+        """Measures ``files``; not started."""
+        return _coverage(files) if self.by_job else self._measured
+
+    def _warm(self) -> coverage.Coverage:
+        """Start and stop a measurement, and look at a file: most of the cost is in the first time."""
+        file = self.code / "warm.py"
+        file.write_text("def half(n):\n    if n:\n        return n / 2\n    return 0\n", encoding="utf-8")
+        measured = _coverage([str(self.code / "*")])
+        measured.start()
+        measured.stop()
+        measured.analysis2(str(file))
+        measured.branch_stats(str(file))
+        file.unlink()
+        return measured
+
+
+def _coverage(files: list[str]) -> coverage.Coverage:
+    return coverage.Coverage(data_file=None, branch=True, include=files, config_file=False, messages=False)
+
+
 class TestTask:
     """Run the tests in the current folder under coverage, and send what happens as it happens."""
 
     __test__ = False
 
-    def __init__(self, finder: SourceFinder, limits: Limits, selected: frozenset[str] | None, send: Send) -> None:
+    def __init__(
+        self,
+        finder: SourceFinder,
+        limits: Limits,
+        selected: frozenset[str] | None,
+        instruments: Instruments,
+        send: Send,
+    ) -> None:
         self.finder = finder
         self.send = send
         self.files = [str(finder.target_file), str(finder.shown_file(finder.target))]
-        self.measured = coverage.Coverage(
-            data_file=None, branch=True, include=self.files, config_file=False, messages=False
-        )
-        self.reporter = Reporter(send, limits.test_s, selected, self.measured)
+        self.measured = instruments.coverage_of(self.files)
+        self.reporter = Reporter(send, limits.test_s, selected, self.measured, instruments.seal)
 
     def begin(self, session: pytest.Session) -> None:
         """Take part in the session, and measure from here on."""
@@ -89,20 +131,26 @@ def _measure(measured: coverage.Coverage, file: str, shown: str) -> dict[str, An
 class Reporter:
     """pytest plugin: sends collection, outcomes and failures to the server, and times each test."""
 
-    def __init__(self, send: Send, test_s: float, selected: frozenset[str] | None, measured: coverage.Coverage) -> None:
+    def __init__(
+        self,
+        send: Send,
+        test_s: float,
+        selected: frozenset[str] | None,
+        measured: coverage.Coverage,
+        seal: Seal,
+    ) -> None:
         self.measured = measured
+        self.seal = seal
         self.send = send
         self.test_s = test_s
         self.selected = selected
         self.tampered = False
-        self._before: dict[str, int] = {}
-        self._plugins: set[int] = set()
+        self._hooks = Hooks()
         self._alarm = _Alarm(test_s, repeat_s=0)
 
     def begin(self, session: pytest.Session) -> None:
         """The last moment at which pytest is sure to be itself; from here on, the import is timed."""
-        self._before = _fingerprint()
-        self._plugins = {id(plugin) for plugin in session.config.pluginmanager.get_plugins()}
+        self._hooks = Hooks.of(session.config.pluginmanager)
         self.measured.start()
         self._alarm.__enter__()
 
@@ -183,13 +231,7 @@ class Reporter:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Compare pytest with what it was before the test file was imported."""
-        added = [
-            plugin
-            for plugin in session.config.pluginmanager.get_plugins()
-            if id(plugin) not in self._plugins and not _is_pytests_own(plugin)
-        ]
-        after = _fingerprint()
-        self.tampered = bool(added) or any(after.get(key) != self._before[key] for key in self._before)
+        self.tampered = not (self.seal.holds() and self._hooks.hold(session.config.pluginmanager))
 
 
 class MutantTask:
@@ -279,25 +321,3 @@ def _message(report: pytest.TestReport, text: str) -> str:
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])[:_MESSAGE_CHARS]
     return text.strip().rpartition("\n")[2][:_MESSAGE_CHARS]
-
-
-def _is_pytests_own(plugin: object) -> bool:
-    name = getattr(plugin, "__name__", None) or type(plugin).__module__
-    return str(name).startswith(("_pytest.", "pluggy."))
-
-
-def _fingerprint() -> dict[str, int]:
-    """Identity of each function of pytest and its plugin system, and of its code."""
-    prints: dict[str, int] = {}
-    for module_name, module in list(sys.modules.items()):
-        if not module_name.startswith(("_pytest", "pluggy", __name__)):
-            continue
-        for owner in [module, *(value for value in vars(module).values() if isinstance(value, type))]:
-            if getattr(owner, "__module__", module_name) != module_name:
-                continue
-            for name, value in vars(owner).items():
-                function = getattr(value, "__func__", value)
-                if isinstance(function, types.FunctionType):
-                    key = f"{module_name}:{getattr(owner, '__qualname__', '')}.{name}"
-                    prints[key] = hash((id(function), id(function.__code__)))
-    return prints
