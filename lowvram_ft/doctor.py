@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from lowvram_ft.execution.sandbox import bubblewrap, states
 from lowvram_ft.hardware import Hardware, cache_dir, detect
 
 Status = Literal["ok", "warning", "failing"]
@@ -123,6 +124,7 @@ def doctor(hardware: Hardware | None = None, *, where: Path = Path(), gguf: Path
         _amount("free disk", machine.disk_free_bytes, DISK_BYTES, "free some, or write runs to another disk"),
         check_compiler(llama_installed=installed is not None),
         check_llama_cpp(machine, installed, gguf or embedded_gguf()),
+        check_sandbox(),
         check_libraries(),
         *(check_extra(module, extra) for module, extra in EXTRAS.items()),
         check_ollama(),
@@ -293,6 +295,21 @@ def check_extra(module: str, extra: str) -> Check:
     if importlib.util.find_spec(module) is not None:
         return Check(module, "ok", _version(module.replace("_", "-")) or "installed")
     return Check(module, "warning", "not installed", _extra_command(extra))
+
+
+def check_sandbox() -> Check:
+    """The strongest layer in which generated tests can run, and why not a stronger one."""
+    found = states()
+    best = next(state for state in found if state.problem is None)
+    missing = [f"{state.layer}: {state.problem}" for state in found if state.problem is not None]
+    if best.layer == "rlimits":
+        mend = f"{'; '.join(missing)}; or run in a container or a virtual machine, with --allow-unsandboxed"
+        return Check("sandbox", "failing", "none but limits on time and memory", mend)
+    weaker = [state.layer for state in found[found.index(best) + 1 : -1] if state.problem is None]
+    also = f", joined by {' and '.join(weaker)}" if weaker else ""
+    if best.layer == "bubblewrap":
+        return Check("sandbox", "ok", f"bubblewrap ({bubblewrap.program()}){also}")
+    return Check("sandbox", "warning", f"{best.layer}, without namespaces", "; ".join(missing))
 
 
 def check_ollama() -> Check:

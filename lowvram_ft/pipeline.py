@@ -23,6 +23,7 @@ from lowvram_ft.data.jsonl import require_file
 from lowvram_ft.errors import GateMissed, MachineError
 from lowvram_ft.evaluation.evaluate import evaluate, gates
 from lowvram_ft.evaluation.suites import load_suites
+from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.export import create_in_ollama, export_model, verify_model
 from lowvram_ft.hardware import Hardware, detect
 from lowvram_ft.inference.llama import LlamaCpp
@@ -245,8 +246,10 @@ def run_all(job: Job, *, enforce_gates: bool = False) -> None:
 
     Raises:
         GateMissed: a gate is missed, and ``enforce_gates`` is set.
+        MachineError: there is no sandbox for the evaluation; told before anything is trained.
         LowvramError: a step failed; the same command continues there.
     """
+    choose_sandbox()
     with job.at_work():
         job.plan()
         adapter = job.train()

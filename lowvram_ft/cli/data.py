@@ -13,6 +13,7 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
+    sandbox_option,
     set_option,
 )
 
@@ -88,6 +89,8 @@ def prepare_rows(name: str, overrides: tuple[str, ...], out: Path, as_json: bool
     show_default=True,
     help="Least share of its mutants that a row has to kill.",
 )
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Take verdicts from earlier runs.")
+@sandbox_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -96,6 +99,7 @@ def verify(
     name: str,
     overrides: tuple[str, ...],
     min_mutation_score: float,
+    cache: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -103,7 +107,7 @@ def verify(
     from lowvram_ft.data.show import print_verified, verify_recipe
     from lowvram_ft.recipe import load
 
-    found = verify_recipe(load(name, overrides), min_mutation_score, progress(quiet))
+    found = verify_recipe(load(name, overrides), min_mutation_score, progress(quiet), use_cache=cache)
     if as_json:
         print_json(found)
     else:

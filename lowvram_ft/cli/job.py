@@ -20,6 +20,7 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
+    sandbox_option,
     set_option,
 )
 
@@ -66,6 +67,7 @@ def _show(run: Path, as_json: bool) -> None:
 @set_option
 @out_option
 @enforce_option
+@sandbox_option
 @json_option
 @quiet_option
 def run(
@@ -81,6 +83,7 @@ def run(
 @click.command()
 @set_option
 @out_option
+@sandbox_option
 @json_option
 @quiet_option
 def demo(overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
@@ -189,6 +192,7 @@ def export(
 @max_new_tokens_option(384)
 @n_ctx_option
 @click.option("--out", type=FOLDER, help="Folder for samples.jsonl (default: eval-MODEL); continued if it is there.")
+@sandbox_option
 @json_option
 @quiet_option
 def evaluate(

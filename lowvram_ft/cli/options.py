@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from lowvram_ft.progress import Progress
 
+_PLAIN_WARNING = warnings.showwarning
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -32,6 +35,32 @@ out_option = click.option("--out", type=FOLDER, help="Run directory (default: ru
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 n_ctx_option = click.option(
     "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context of the model, in tokens."
+)
+
+
+def _allow_unsandboxed(context: click.Context, option: click.Parameter, allowed: bool) -> None:
+    del context, option
+    if allowed:
+        from lowvram_ft.execution.sandbox import ALLOW_UNSANDBOXED
+
+        os.environ[ALLOW_UNSANDBOXED] = "1"
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Warnings of the kit's own in one line; others as Python shows them."""
+    if category.__module__.startswith("lowvram_ft."):
+        click.echo(f"warning: {message}", err=True)
+    else:
+        _PLAIN_WARNING(message, category, *where)
+
+
+sandbox_option = click.option(
+    "--allow-unsandboxed",
+    is_flag=True,
+    expose_value=False,
+    callback=_allow_unsandboxed,
+    help="Run generated tests even where this machine has no sandbox (see: lowvram-ft doctor).",
 )
 
 

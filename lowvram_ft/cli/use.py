@@ -14,6 +14,7 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
+    sandbox_option,
 )
 
 
@@ -77,6 +78,7 @@ def bench(
 @max_new_tokens_option(512)
 @n_ctx_option
 @click.option("--dry-run", is_flag=True, help="Print the test file, write nothing.")
+@sandbox_option
 @json_option
 @quiet_option
 @click.pass_context

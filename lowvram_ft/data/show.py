@@ -13,6 +13,7 @@ from lowvram_ft.data.prepare import Example, Prepared, broken_note, prepare
 from lowvram_ft.data.sources import Dropped, failed_tests, load_rows
 from lowvram_ft.data.verify import verify_rows
 from lowvram_ft.errors import cannot_write
+from lowvram_ft.execution import VerdictCache
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe, Resolved
 from lowvram_ft.rendering import ChatFormat
@@ -111,13 +112,16 @@ def save_prepared(recipe: Recipe, chat: ChatFormat, out: Path) -> dict[str, Any]
     return facts
 
 
-def verify_recipe(resolved: Resolved, min_mutation_score: float, progress: Progress) -> dict[str, Any]:
+def verify_recipe(
+    resolved: Resolved, min_mutation_score: float, progress: Progress, *, use_cache: bool = True
+) -> dict[str, Any]:
     """Run every row of a recipe.
 
     Args:
         resolved: the recipe.
         min_mutation_score: least share of mutants that a row has to kill.
         progress: where a person reads how far it is.
+        use_cache: take verdicts of earlier runs.
 
     Returns:
         How many rows were run, the mean mutation score, and the rows that do not hold, with the reason.
@@ -137,7 +141,10 @@ def verify_recipe(resolved: Resolved, min_mutation_score: float, progress: Progr
         count += 1
         progress.step("verify rows", count, len(jobs))
 
-    verdicts = verify_rows(jobs, on_row)
+    cache = VerdictCache.of_user() if use_cache else None
+    verdicts = verify_rows(jobs, on_row, cache)
+    if cache is not None and cache.hits:
+        progress.say(f"{cache.hits} verdicts from earlier runs ({cache.path}); --no-cache runs them again")
     bad = [verdict.to_json() for verdict in verdicts if not verdict.ok(min_mutation_score)]
     return {
         "rows": len(verdicts),

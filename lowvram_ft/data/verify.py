@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lowvram_ft.data.row import Row
-from lowvram_ft.execution import Judgement, Limits, judge, run_many
+from lowvram_ft.execution import Judgement, Limits, VerdictCache, judge, run_many, run_tests
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,29 @@ class RowVerdict:
 
 
 def verify_rows(
-    rows: Iterable[tuple[Row, str | None]], on_row: Callable[[int, RowVerdict], None] | None = None
+    rows: Iterable[tuple[Row, str | None]],
+    on_row: Callable[[int, RowVerdict], None] | None = None,
+    cache: VerdictCache | None = None,
 ) -> list[RowVerdict]:
     """Run rows, several at a time.
 
     Args:
         rows: each with its failed test, or None.
         on_row: called with the place of each row and its verdict, as soon as it is there.
+        cache: verdicts of earlier runs.
 
     Raises:
         MachineError: the processes that run tests cannot be started.
     """
-    return run_many(_verify, list(rows), on_result=on_row)
+    return run_many(lambda job: _verify(job, cache), rows, on_result=on_row)
 
 
-def _verify(job: tuple[Row, str | None]) -> RowVerdict:
+def _verify(job: tuple[Row, str | None], cache: VerdictCache | None) -> RowVerdict:
     row, failed = job
-    found = judge(row.code, row.module, row.test, Limits())
+    found = judge(row.code, row.module, row.test, Limits(), cache=cache)
     fails = None
     if failed is not None:
-        fails = not judge(row.code, row.module, failed, Limits()).verdict.all_passed
+        fails = not run_tests(row.code, row.module, failed, Limits(), cache=cache).all_passed
     passes = found.verdict.all_passed
     return RowVerdict(row.id, passes, found.mutation_score, fails, "" if passes else _reason(found))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lowvram_ft.evaluation.evaluate import evaluate
 from lowvram_ft.evaluation.suites import load_suite
+from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import EvalSection
@@ -41,7 +42,9 @@ def evaluate_file(
     Raises:
         UsageError: there is no such suite.
         ModelError: the file is missing or broken.
+        MachineError: there is no sandbox to run its tests in.
     """
+    choose_sandbox()
     tasks = [task for suite in suites for task in load_suite(suite, max_tasks)]
     section = EvalSection(
         suites=tuple(suites),

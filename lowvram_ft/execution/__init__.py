@@ -1,6 +1,7 @@
 """Run code that a model wrote: its tests, what they cover, and which planted faults they find."""
 
-from lowvram_ft.execution.executor import judge, mutation_analysis, run_many, run_tests
+from lowvram_ft.execution.cache import VerdictCache
+from lowvram_ft.execution.executor import judge, mutation_analysis, run_many, run_stream, run_tests
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
 from lowvram_ft.execution.shape import Shape, read_shape
@@ -22,10 +23,12 @@ __all__ = [
     "Shape",
     "TestResult",
     "Verdict",
+    "VerdictCache",
     "judge",
     "mutation_analysis",
     "read_shape",
     "run_many",
+    "run_stream",
     "run_tests",
     "trim_log",
 ]

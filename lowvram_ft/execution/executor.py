@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from lowvram_ft.execution.cache import VerdictCache
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.mutants import Edit, find_mutants
@@ -18,13 +19,23 @@ from lowvram_ft.execution.pool import Question, ServerLost, default_pool, patien
 from lowvram_ft.execution.verdict import Judgement, Mutant, MutationReport, Verdict
 
 _DEFAULT_LIMITS = Limits()
+_AHEAD = 4
+"""Jobs that are taken for each worker before the first of them has to be given."""
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def run_tests(code: str, module: str, test: str, limits: Limits = _DEFAULT_LIMITS, root: Path | None = None) -> Verdict:
-    """Run the pytest file ``test`` against ``code`` in a process of its own.
+def run_tests(
+    code: str,
+    module: str,
+    test: str,
+    limits: Limits = _DEFAULT_LIMITS,
+    root: Path | None = None,
+    *,
+    cache: VerdictCache | None = None,
+) -> Verdict:
+    """Run the pytest file ``test`` against ``code`` in a fork of a sandboxed server.
 
     Args:
         code: text of the module under test, or of several, each after a line ``# module: pkg.mod``; the
@@ -34,11 +45,13 @@ def run_tests(code: str, module: str, test: str, limits: Limits = _DEFAULT_LIMIT
         limits: what the process may use.
         root: folder that holds the rest of the module's package, for relative imports. The text of
             ``module`` itself is always ``code``.
+        cache: verdicts of earlier runs; not asked where there is a ``root``.
 
     Raises:
-        MachineError: the process could not be started.
+        MachineError: there is no sandbox here, or it could not be started.
     """
-    return _verdict_and_mutation(Question(code, module, test, limits, None, False), root, lambda _: False)[0]
+    question = Question(code, module, test, limits, None, False, None)
+    return _cached(question, root, cache, lambda _: False)[0]
 
 
 def mutation_analysis(
@@ -49,6 +62,7 @@ def mutation_analysis(
     root: Path | None = None,
     *,
     tests: Sequence[str] | None = None,
+    max_mutants: int | None = None,
 ) -> MutationReport:
     """Plant faults in the module under test, one at a time, and count those that the tests find.
 
@@ -64,24 +78,35 @@ def mutation_analysis(
             least 0.3 s of CPU time or 2 s of wall-clock time.
         root: as for `run_tests`.
         tests: names of the tests to run, as in `TestResult.name`; None for all.
+        max_mutants: how many to run at the most: a sample, stratified by operator, of those that would be run.
+            The score is then an estimate, and `MutationReport.interval` says how good.
 
     Raises:
-        MachineError: the process could not be started.
+        MachineError: there is no sandbox here, or it could not be started.
     """
-    question = Question(code, module, test, limits, tests, True)
+    question = Question(code, module, test, limits, tests, True, max_mutants)
     report = _verdict_and_mutation(question, root, lambda _: True)[1]
     assert report is not None
     return report
 
 
-def judge(code: str, module: str, test: str, limits: Limits = _DEFAULT_LIMITS, root: Path | None = None) -> Judgement:
-    """`run_tests`, then `mutation_analysis` with the tests that passed, in one process.
+def judge(
+    code: str,
+    module: str,
+    test: str,
+    limits: Limits = _DEFAULT_LIMITS,
+    root: Path | None = None,
+    *,
+    max_mutants: int | None = None,
+    cache: VerdictCache | None = None,
+) -> Judgement:
+    """`run_tests`, then `mutation_analysis` with the tests that passed.
 
     Raises:
-        MachineError: the process could not be started.
+        MachineError: there is no sandbox here, or it could not be started.
     """
-    question = Question(code, module, test, limits, None, True)
-    return Judgement.from_parts(*_verdict_and_mutation(question, root, lambda verdict: verdict.n_passed > 0))
+    question = Question(code, module, test, limits, None, True, max_mutants)
+    return Judgement.from_parts(*_cached(question, root, cache, lambda verdict: verdict.n_passed > 0))
 
 
 def run_many(
@@ -101,36 +126,82 @@ def run_many(
 
     Raises:
         KeyboardInterrupt: after every running process is killed.
-        MachineError: a process could not be started; those that run are killed first.
+        MachineError: as for `run_tests`; what runs is killed first.
     """
+    results: dict[int, Result] = {}
+    for place, result in _as_completed(function, jobs, workers):
+        results[place] = result
+        if on_result is not None:
+            on_result(place, result)
+    return [results[place] for place in sorted(results)]
+
+
+def run_stream(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int | None = None
+) -> Iterator[Result]:
+    """Call ``function`` on each job, several at a time, and give each result as soon as those before it are given.
+
+    Jobs are taken as they are needed, a few ahead of the result that is given next: neither jobs nor results pile
+    up, however many there are.
+
+    Args:
+        function: calls `run_tests`, `mutation_analysis` or `judge`.
+        jobs: its arguments.
+        workers: how many at a time; None for one a CPU.
+
+    Raises:
+        KeyboardInterrupt: after every running process is killed.
+        MachineError: as for `run_tests`; what runs is killed first.
+    """
+    early: dict[int, Result] = {}
+    following = 0
+    for place, result in _as_completed(function, jobs, workers, ahead=lambda: len(early)):
+        early[place] = result
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def _as_completed(
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    workers: int | None,
+    ahead: Callable[[], int] = lambda: 0,
+) -> Iterator[tuple[int, Result]]:
+    """Place and result of each job, as soon as there is one; waits where too many are ``ahead``."""
     from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
     places = workers or os.cpu_count() or 1
-    results: dict[int, Result] = {}
     running: dict[Future[Result], int] = {}
-
-    def collect() -> None:
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            place = running.pop(future)
-            results[place] = future.result()
-            if on_result is not None:
-                on_result(place, results[place])
-
+    waiting = enumerate(jobs)
     with ThreadPoolExecutor(max_workers=places) as threads:
         try:
-            for place, job in enumerate(jobs):
-                while len(running) >= 2 * places:
-                    collect()
-                running[threads.submit(function, job)] = place
-            while running:
-                collect()
+            more = True
+            while more or running:
+                while more and len(running) + ahead() < _AHEAD * places:
+                    place, job = next(waiting, (-1, None))
+                    if more := place >= 0:
+                        running[threads.submit(function, cast(Job, job))] = place
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             while not all(future.done() for future in running):
                 default_pool().stop_busy()
                 time.sleep(0.05)
             raise
-    return [results[place] for place in sorted(results)]
+
+
+def _cached(
+    question: Question, root: Path | None, cache: VerdictCache | None, wants_mutants: Callable[[Verdict], bool]
+) -> tuple[Verdict, MutationReport | None]:
+    if cache is None or root is not None:
+        return _verdict_and_mutation(question, root, wants_mutants)
+    found = cache.get(question.to_json())
+    if found is None:
+        found = _verdict_and_mutation(question, root, wants_mutants)
+        cache.put(question.to_json(), *found)
+    return found
 
 
 def _verdict_and_mutation(
@@ -157,7 +228,7 @@ def _verdict_and_mutation(
                     if question.mutants and verdict.status != "syntax_error":
                         asked = wants_mutants(verdict)
                         edits = find_mutants(_target_text(question)) if asked else ()
-                        server.write([(edit.line, edit.start, edit.end, edit.text) for edit in edits])
+                        server.write([(edit.operator, edit.line, edit.start, edit.end, edit.text) for edit in edits])
                 elif answer["kind"] == "mutant":
                     outcomes[answer["number"]] = answer["outcome"]
                 elif answer["poisoned"] is not None:

@@ -31,6 +31,7 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _START_S = 60.0
 _PATIENCE_S = 15.0
 """How much longer than its limits a server may be silent before it is given up."""
+UNSANDBOXED = "code that a model wrote runs WITHOUT A SANDBOX: it can read, change and send whatever you can"
 _JOBS_A_SERVER = 2000
 """A server is replaced after so many jobs, whatever they did."""
 
@@ -173,11 +174,7 @@ class Pool:
         self._most = 1
         self.replaced = 0
         if self.layer == "rlimits":
-            warnings.warn(
-                "code that a model wrote runs WITHOUT A SANDBOX: it can read, change and send whatever you can",
-                UnsandboxedWarning,
-                stacklevel=2,
-            )
+            warnings.warn(UNSANDBOXED, UnsandboxedWarning, stacklevel=2)
 
     def __enter__(self) -> Pool:
         return self
@@ -265,6 +262,7 @@ class Question:
     limits: Limits
     selected: Sequence[str] | None
     mutants: bool
+    max_mutants: int | None
 
     def to_json(self) -> dict[str, Any]:
         """As a server reads it."""

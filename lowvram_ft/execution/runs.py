@@ -17,6 +17,7 @@ from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import ChildEnd, Confinement, Forked, ForkEnd, become_child, run_in_fork, wait_for
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
+from lowvram_ft.execution.sampling import stratified
 from lowvram_ft.execution.session import Instruments, MutantTask, TestTask
 from lowvram_ft.execution.workspace import TEST_FILE
 
@@ -176,8 +177,11 @@ class Runner:
             "duration_s": self.first.end.duration_s,
         }
 
-    def mutants(self, edits: Sequence[Sequence[Any]], emit: Callable[[int, str], None]) -> None:
-        """Run the passing tests against each edit ``(line, start, end, text)`` and emit its outcome."""
+    def mutants(self, edits: Sequence[Sequence[Any]], most: int | None, emit: Callable[[int, str], None]) -> None:
+        """Run the passing tests against each edit ``(operator, line, start, end, text)`` and emit its outcome.
+
+        Of more than ``most`` that would be run, a sample is.
+        """
         from lowvram_ft.execution.reach import Reach, same_code
 
         original = _compile(self.text, self.finder.target_file)
@@ -186,7 +190,7 @@ class Runner:
         reach = Reach(self.text, original, raw_lines) if original is not None else None
         runnable: dict[int, types.CodeType] = {}
         outcomes: dict[int, str] = {}
-        for number, (line, start, end, text) in enumerate(edits):
+        for number, (_, line, start, end, text) in enumerate(edits):
             code = _compile(self.text[:start] + text + self.text[end:], self.finder.target_file)
             if code is None or original is None or reach is None:
                 outcomes[number] = "incompetent"
@@ -196,8 +200,11 @@ class Runner:
                 outcomes[number] = "not_covered"
             else:
                 runnable[number] = code
+        chosen = stratified({number: edits[number][0] for number in runnable}, most)
+        outcomes |= dict.fromkeys(runnable.keys() - chosen, "not_run")
         for number, outcome in outcomes.items():
             emit(number, outcome)
+        runnable = {number: code for number, code in runnable.items() if number in chosen}
         if runnable and baseline is not None:
             self._run_mutants(runnable, baseline, emit)
 

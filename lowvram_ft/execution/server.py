@@ -11,6 +11,7 @@ and each other line is a job:
     code, module, test, limits            what to run, and its bounds
     selected                              names of the only tests that are run, or None
     mutants                               whether one more line will hold the edits, once the verdict is out
+    max_mutants                           how many of them to run at the most, or None
 
 The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}``, ``{"kind": "verdict"}``, one
 ``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields. A server that a job has spoilt
@@ -20,6 +21,7 @@ says so there, and ends.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -151,7 +153,8 @@ class Server:
         self._say("verdict", verdict=runner.verdict(shape.assertions))
         if data["mutants"]:
             edits = json.loads(self.questions.readline() or "[]")
-            runner.mutants(edits, lambda number, outcome: self._say("mutant", number=number, outcome=outcome))
+            emit = functools.partial(self._say, "mutant")
+            runner.mutants(edits, data["max_mutants"], lambda number, outcome: emit(number=number, outcome=outcome))
 
     def _say(self, kind: str, **fields: Any) -> None:
         self.answers.write(json.dumps({"kind": kind, **fields}) + "\n")

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lowvram_ft.execution.sampling import estimate
+
 Outcome = Literal["passed", "failed", "error", "skipped", "timeout", "killed"]
 Status = Literal["ran", "syntax_error", "no_tests", "collection_error", "timeout", "killed"]
-MutantOutcome = Literal["killed", "timeout", "survived", "not_covered", "equivalent", "incompetent"]
+MutantOutcome = Literal["killed", "timeout", "survived", "not_covered", "equivalent", "incompetent", "not_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,8 @@ class Mutant:
         operator: cosmic-ray's name for it, for example ``core/NumberReplacer``.
         line: where the change is, counted from 1 in the module's own text.
         outcome: ``not_covered`` was not run, because no test reaches its line; ``equivalent`` compiles to
-            the original's bytecode and ``incompetent`` to none at all: neither counts.
+            the original's bytecode and ``incompetent`` to none at all: neither counts. ``not_run`` is not in
+            the sample.
         diff: the changed lines, ``-`` before and ``+`` after.
     """
 
@@ -173,6 +176,10 @@ class MutationReport:
         timed_out: stopped by the time budget; they count as killed in `score`, but stand apart here.
         equivalent_bytecode: left out, same bytecode as the original.
         incompetent: left out, do not compile.
+        not_run: that part of ``total`` that is not in the sample; 0 where every mutant was run.
+        score: share of mutants found, time-outs among them; an estimate where there is a sample. None when
+            there is nothing to mutate.
+        interval: of 95 % around an estimated score; None where every mutant was run.
         mutants: all of them, in the order of their lines.
     """
 
@@ -183,12 +190,10 @@ class MutationReport:
     timed_out: int
     equivalent_bytecode: int
     incompetent: int
+    not_run: int
+    score: float | None
+    interval: tuple[float, float] | None
     mutants: tuple[Mutant, ...]
-
-    @property
-    def score(self) -> float | None:
-        """Share of mutants found, time-outs among them; None when there is nothing to mutate."""
-        return (self.killed + self.timed_out) / self.total if self.total else None
 
     def to_json(self) -> dict[str, Any]:
         """Fields alone, as JSON types."""
@@ -199,21 +204,44 @@ class MutationReport:
         """Count the outcomes of ``mutants``."""
         count = Counter(mutant.outcome for mutant in mutants)
         survived = count["survived"] + count["not_covered"]
+        total = survived + count["killed"] + count["timeout"] + count["not_run"]
+        score = (count["killed"] + count["timeout"]) / total if total else None
+        interval = None
+        if count["not_run"]:
+            score, *ends = estimate(_strata(mutants), total)
+            interval = (ends[0], ends[1])
         return cls(
-            total=survived + count["killed"] + count["timeout"],
+            total=total,
             killed=count["killed"],
             survived=survived,
             not_covered=count["not_covered"],
             timed_out=count["timeout"],
             equivalent_bytecode=count["equivalent"],
             incompetent=count["incompetent"],
+            not_run=count["not_run"],
+            score=score,
+            interval=interval,
             mutants=mutants,
         )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MutationReport:
         """The report that `to_json` turned into ``data``."""
-        return cls(**{**data, "mutants": tuple(Mutant(**mutant) for mutant in data["mutants"])})
+        interval = None if data["interval"] is None else tuple(data["interval"])
+        mutants = tuple(Mutant(**mutant) for mutant in data["mutants"])
+        return cls(**{**data, "interval": interval, "mutants": mutants})
+
+
+def _strata(mutants: tuple[Mutant, ...]) -> list[tuple[int, int, int]]:
+    """Size, number run and number found of each operator's mutants that would be run."""
+    counts: dict[str, list[int]] = {}
+    for mutant in mutants:
+        if mutant.outcome in ("killed", "timeout", "survived", "not_run"):
+            sizes = counts.setdefault(mutant.operator, [0, 0, 0])
+            sizes[0] += 1
+            sizes[1] += mutant.outcome != "not_run"
+            sizes[2] += mutant.outcome in ("killed", "timeout")
+    return [(size, taken, found) for size, taken, found in counts.values()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ it runs, and an empty ``home`` and ``tmp``.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ TEST_FILE = "test_solution.py"
 CODE, BOX, WORK, HOME, TEMPORARY = "code", "box", "box/work", "box/home", "box/tmp"
 
 _Stamp = tuple[int, int, int, int]
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class Workspace:
@@ -71,32 +74,48 @@ class Workspace:
 
 
 def empty(folder: Path) -> None:
-    """Remove all that a folder holds. Links are not followed.
+    """Remove all that a folder holds, however deep, also what was made unreadable. Links are not followed.
 
     Raises:
         OSError: something cannot be removed.
     """
     os.chmod(folder, 0o700)
-    for name in os.listdir(folder):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
-        else:
-            path.unlink()
-    if os.listdir(folder):
-        raise OSError(f"{folder}: cannot be emptied")
+    top = os.open(folder, _FOLDER)
+    try:
+        removed = f".{os.urandom(8).hex()}-"
+        found = _remove_files(top, top, removed, 0)
+        # a folder's folders are moved up before it goes: depth costs neither stack nor descriptors
+        for position in itertools.count():
+            if position == found:
+                break
+            name = f"{removed}{position}"
+            os.chmod(name, 0o700, dir_fd=top)
+            below = os.open(name, _FOLDER, dir_fd=top)
+            try:
+                found = _remove_files(below, top, removed, found)
+            finally:
+                os.close(below)
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder, also one whose parts were made unreadable. Links are not followed."""
-    import shutil
+    """Delete a folder, if it can be, with all that it holds. Links are not followed."""
+    with contextlib.suppress(OSError):
+        empty(folder)
+        folder.rmdir()
 
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        os.chmod(folder, 0o700)
-        for parent, names, _ in os.walk(folder):
-            for name in names:
-                path = os.path.join(parent, name)
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
-        shutil.rmtree(folder, ignore_errors=True)
+
+def _remove_files(folder: int, top: int, removed: str, found: int) -> int:
+    """Delete what is no folder, move the folders to ``top`` under names of their own; how many there are now."""
+    with os.scandir(folder) as entries:
+        kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in kinds:
+        if is_folder:
+            os.chmod(name, 0o700, dir_fd=folder)  # moving a folder takes the right to write in it
+            os.rename(name, f"{removed}{found}", src_dir_fd=folder, dst_dir_fd=top)
+            found += 1
+        else:
+            os.unlink(name, dir_fd=folder)
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 from lowvram_ft.data.row import build_prompt
 from lowvram_ft.errors import UsageError
 from lowvram_ft.execution import Judgement, Limits, judge
+from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.inference import Generator, Sampling
 from lowvram_ft.inference.extraction import extract_test
 from lowvram_ft.progress import Progress
@@ -95,11 +96,13 @@ def check(source: Path, out: Path | None = None, dry_run: bool = False) -> tuple
 
     Raises:
         UsageError: the file is missing, is no Python, or has a test file already.
+        MachineError: there is no sandbox to run its tests in.
     """
     code = _read(source)
     target = out or source.with_name(f"test_{source.stem}.py")
     if target.exists() and not dry_run:
         raise UsageError(f"{target}: exists already, and is not touched; give another place with --out")
+    choose_sandbox()
     return code, target
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lowvram_ft.execution import Limits, Verdict, run_many, run_tests
-from lowvram_ft.execution.pool import close_default_pool
+from lowvram_ft.execution import Limits, Verdict, run_many, run_stream, run_tests
+from lowvram_ft.execution.limits import count_descendants
+from lowvram_ft.execution.pool import close_default_pool, default_pool
 
 CODE = '''\
 def half(n):
@@ -52,7 +53,7 @@ def nothing_left(tmp_path_factory):
     tempfile.tempdir = before
     close_default_pool()
     assert list(place.iterdir()) == []
-    assert marked_processes("lowvram_ft.execution.server") == []
+    assert count_descendants(100) == 0
 
 
 def marked_processes(mark: str) -> list[str]:
@@ -176,6 +177,21 @@ def test_timeout_kills_an_infinite_loop_and_leaves_the_others_their_turn():
     assert verdict.status == "ran"
     assert outcomes(verdict) == {"test_a": "timeout", "test_b": "timeout", "test_c": "passed"}
     assert not verdict.all_passed
+
+
+def test_a_timeout_in_the_middle_of_measuring_leaves_nothing_locked():
+    """coverage.py's own lock, taken when the time of a test is up, would hang all that follows."""
+    test = """
+        from solution import half
+        def test_a():
+            while True:
+                half(2)
+        def test_b():
+            assert half(2) == 1
+    """
+    limits = Limits(wall_s=4.0, test_s=0.03)
+    found = run_many(lambda _: outcomes(run(test, limits)), range(30), workers=2)
+    assert found == [{"test_a": "timeout", "test_b": "passed"}] * 30
 
 
 def test_loop_that_swallows_its_timeout_ends_with_the_file():
@@ -412,6 +428,46 @@ def test_run_many_keeps_the_order_and_streams():
     )
     assert [verdict.all_passed for verdict in results] == [True, False, True]
     assert sorted(seen) == [(0, True), (1, False), (2, True)]
+
+
+def test_results_stream_in_order_and_jobs_are_taken_only_as_they_are_needed():
+    taken = []
+
+    def jobs():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    def slow_first(number):
+        time.sleep(0.5 if number == 0 else 0.0)
+        return number
+
+    stream = run_stream(slow_first, jobs(), workers=2)
+    assert next(stream) == 0
+    assert len(taken) <= 10, "a result that is late holds the jobs back"
+    assert list(stream) == list(range(1, 40)) and taken == list(range(40))
+
+
+def test_a_stream_that_is_left_early_leaves_nothing_running():
+    sleepy = "import time\ndef test_a():\n    time.sleep({})\n"
+    begin = time.monotonic()
+    for verdict in run_stream(lambda s: run(sleepy.format(s), Limits(wall_s=50, test_s=50)), [0, 45, 45], workers=2):
+        assert verdict.status == "ran"
+        break
+    assert time.monotonic() - begin < 20
+
+
+def test_a_server_that_a_job_kills_is_replaced():
+    before = default_pool().replaced
+    # inside its own namespace or rules, a test cannot reach the server: it is killed here from outside
+    (server,) = default_pool()._idle[-1:] or [None]
+    if server is None:
+        run("def test_a():\n    assert 1 + 1 == 2\n")
+        (server,) = default_pool()._idle[-1:]
+    server.process.kill()
+    server.process.wait()
+    assert run("def test_a():\n    assert 1 + 1 == 2\n").all_passed
+    assert default_pool().replaced == before + 1
 
 
 def test_interrupt_kills_the_children():
