@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -47,12 +47,19 @@ def _allow_unsandboxed(context: click.Context, option: click.Parameter, allowed:
     warnings.showwarning = _show_warning
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Warnings of the kit's own in one line; others as Python shows them."""
     if category.__module__.startswith("lowvram_ft."):
         click.echo(f"warning: {message}", err=True)
     else:
-        _PLAIN_WARNING(message, category, *where)
+        _PLAIN_WARNING(message, category, filename, lineno, file, line)
 
 
 sandbox_option = click.option(

@@ -56,6 +56,7 @@ class ForkEnd:
         status: as ``os.waitpid`` has it.
         timed_out: whether it was killed because its time was up.
         crowded: whether it was killed because it had more processes than its limits allow.
+        begun_s: when it was forked, by the monotonic clock.
         duration_s: from fork to end.
     """
 
@@ -64,6 +65,7 @@ class ForkEnd:
     status: int
     timed_out: bool
     crowded: bool
+    begun_s: float
     duration_s: float
 
     @property
@@ -134,6 +136,7 @@ def run_in_fork(task: Callable[[Send], Task], limits: Limits, confinement: Confi
         status=end.status,
         timed_out=end.timed_out,
         crowded=end.crowded,
+        begun_s=begin,
         duration_s=time.monotonic() - begin,
     )
 

@@ -4,7 +4,7 @@ Held here:
     wall-clock time, CPU time, address space, size of a written file, open files, captured output, core
     dumps; the environment is rebuilt from nothing, stdin is empty, home and temporary folder are private
     and thrown away; every process that the code leaves behind is found (the server that forked it adopts
-    its orphans) and killed.
+    its orphans) and killed. What root alone may do is not to be had, for root neither.
 
 Not held here, but by a sandbox (`lowvram_ft.execution.sandbox`):
     the network; reading and writing of any file that the user may read and write; signals to the user's
@@ -26,6 +26,8 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ def limit_this_process(limits: Limits, tasks: int, cpu_s: float | None = None) -
     if cpu_s is not None:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    _give_up_privileges()
     _prctl(_PR_SET_DUMPABLE, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -109,7 +112,7 @@ def kill_children(patience_s: float = 5.0) -> bool:
         except ChildProcessError:
             return True
         for child in _descendants(1 << 20):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
     return False
@@ -130,6 +133,16 @@ def child_environment(home: Path, temporary: Path) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
+
+
+def _give_up_privileges() -> None:
+    """Nothing that root could lift the bounds with, and nothing to be had from setuid programs. For good."""
+    import ctypes
+    import struct
+
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
 
 
 def _prctl(option: int, value: int) -> None:

@@ -86,6 +86,15 @@ class TestRun:
         measured = self.records.get("coverage")
         return set(measured[-1]["raw_lines"]) if measured and self.done else set()
 
+    @property
+    def phases_s(self) -> dict[str, float] | None:
+        """Where the time of a session went; None unless it ended by itself."""
+        if self.done is None:
+            return None
+        marks = [self.end.begun_s, *self.done["marks_s"], self.end.begun_s + self.end.duration_s]
+        names = ("fork", "import", "tests", "coverage", "exit")
+        return {name: marks[place + 1] - marks[place] for place, name in enumerate(names)}
+
     def log(self) -> str:
         """Failures in pytest's own form, trimmed."""
         sections, summary = [], []

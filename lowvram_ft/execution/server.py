@@ -150,7 +150,7 @@ class Server:
         from lowvram_ft.execution.runs import Runner
 
         runner = Runner(Job(data, self.setup), self.confinement, instruments)
-        self._say("verdict", verdict=runner.verdict(shape.assertions))
+        self._say("verdict", verdict=runner.verdict(shape.assertions), phases_s=runner.first.phases_s)
         if data["mutants"]:
             edits = json.loads(self.questions.readline() or "[]")
             emit = functools.partial(self._say, "mutant")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Generator
 from pathlib import Path
@@ -91,18 +92,21 @@ class TestTask:
 
     def begin(self, session: pytest.Session) -> None:
         """Take part in the session, and measure from here on."""
+        self.begun_s = time.monotonic()
         self.finder.install()
         session.config.pluginmanager.register(self.reporter)
         self.reporter.begin(session)
 
     def finish(self, exit_code: int) -> None:
         """Send what was measured, unless pytest is not itself any more."""
+        ran_s = time.monotonic()
         self.measured.stop()
         if self.reporter.tampered:
             self.send({"kind": "tampered"})
             return
         self.send({"kind": "coverage", **_measure(self.measured, *self.files)})
-        self.send({"kind": "done", "exit_code": exit_code})
+        marks_s = (self.begun_s, self.reporter.collected_s, ran_s, time.monotonic())
+        self.send({"kind": "done", "exit_code": exit_code, "marks_s": marks_s})
 
 
 def _measure(measured: coverage.Coverage, file: str, shown: str) -> dict[str, Any]:
@@ -149,6 +153,7 @@ class Reporter:
         self.tampered = False
         self._hooks = Hooks()
         self._alarm = _Alarm(test_s, repeat_s=0)
+        self.collected_s = 0.0
 
     def begin(self, session: pytest.Session) -> None:
         """The last moment at which pytest is sure to be itself; from here on, the import is timed."""
@@ -159,6 +164,7 @@ class Reporter:
     def pytest_collection_finish(self) -> None:
         """The test file is imported."""
         self._alarm.__exit__()
+        self.collected_s = time.monotonic()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Drop what is not selected, and announce the rest."""

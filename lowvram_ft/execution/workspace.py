@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 TEST_FILE = "test_solution.py"
 CODE, BOX, WORK, HOME, TEMPORARY = "code", "box", "box/work", "box/home", "box/tmp"
 
 _Stamp = tuple[int, int, int, int]
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Workspace:
@@ -42,10 +43,12 @@ class Workspace:
         Raises:
             OSError: something in it cannot be removed.
         """
-        if self._stamps and self._stamps == self._read_stamps():
+        if self._is_untouched():
             return
         os.chdir("/")
         for part in (self.folder / CODE, self.folder / BOX):
+            if part.is_symlink() or part.is_file():  # where no layer holds them, tests can put anything in their place
+                part.unlink()
             part.mkdir(exist_ok=True)  # kept, not made anew: rules on what may be written name the folder itself
             empty(part)
         for part in self.shared:
@@ -56,21 +59,28 @@ class Workspace:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
         os.chdir(self.work)
-        self._stamps = self._read_stamps()
+        self._stamps = dict(self._read_stamps())
 
-    def _read_stamps(self) -> dict[str, _Stamp]:
-        stamps: dict[str, _Stamp] = {}
+    def _is_untouched(self) -> bool:
+        found = 0
+        for path, stamp in self._read_stamps():
+            if self._stamps.get(path) != stamp:
+                return False
+            found += 1
+        return 0 < found == len(self._stamps)
+
+    def _read_stamps(self) -> Iterator[tuple[str, _Stamp]]:
+        """Folders before what they hold. The time is the one that no program can set."""
         pending = [str(part) for part in (self.folder / CODE, self.folder / BOX, *self.shared)]
         while pending:
             path = pending.pop()
             try:
-                stat = os.lstat(path)
-                stamps[path] = (stat.st_ino, stat.st_mode, stat.st_mtime_ns, stat.st_size)
-                if os.path.isdir(path) and not os.path.islink(path):
+                status = os.lstat(path)
+                yield path, (status.st_ino, status.st_mode, status.st_ctime_ns, status.st_size)
+                if stat.S_ISDIR(status.st_mode):
                     pending.extend(os.path.join(path, name) for name in os.listdir(path))
             except OSError:
-                stamps[path] = (0, 0, 0, 0)
-        return stamps
+                yield path, (0, 0, 0, 0)
 
 
 def empty(folder: Path) -> None:
@@ -82,40 +92,42 @@ def empty(folder: Path) -> None:
     os.chmod(folder, 0o700)
     top = os.open(folder, _FOLDER)
     try:
-        removed = f".{os.urandom(8).hex()}-"
-        found = _remove_files(top, top, removed, 0)
-        # a folder's folders are moved up before it goes: depth costs neither stack nor descriptors
-        for position in itertools.count():
-            if position == found:
+        prefix = f".{os.urandom(8).hex()}-"
+        found = _clear(top, top, prefix, 0)
+        # folders are moved up before they are cleared: depth costs neither stack nor descriptors
+        for place in itertools.count():
+            if place == found:
                 break
-            name = f"{removed}{position}"
-            os.chmod(name, 0o700, dir_fd=top)
-            below = os.open(name, _FOLDER, dir_fd=top)
-            try:
-                found = _remove_files(below, top, removed, found)
-            finally:
-                os.close(below)
-            os.rmdir(name, dir_fd=top)
+            with contextlib.suppress(OSError):
+                below = os.open(f"{prefix}{place}", _FOLDER, dir_fd=top)
+                try:
+                    found = _clear(below, top, prefix, found)
+                finally:
+                    os.close(below)
+                os.rmdir(f"{prefix}{place}", dir_fd=top)
     finally:
         os.close(top)
+    if os.listdir(folder):
+        raise OSError(f"{folder}: cannot be emptied")
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder, if it can be, with all that it holds. Links are not followed."""
+    """Delete a folder with all that it holds, or as much of it as can be. Links are not followed."""
     with contextlib.suppress(OSError):
         empty(folder)
         folder.rmdir()
 
 
-def _remove_files(folder: int, top: int, removed: str, found: int) -> int:
-    """Delete what is no folder, move the folders to ``top`` under names of their own; how many there are now."""
+def _clear(folder: int, top: int, prefix: str, found: int) -> int:
+    """Delete the files, move the folders to ``top`` under numbered names; how many of these there are now."""
     with os.scandir(folder) as entries:
         kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in kinds:
-        if is_folder:
-            os.chmod(name, 0o700, dir_fd=folder)  # moving a folder takes the right to write in it
-            os.rename(name, f"{removed}{found}", src_dir_fd=folder, dst_dir_fd=top)
-            found += 1
-        else:
-            os.unlink(name, dir_fd=folder)
+        with contextlib.suppress(OSError):
+            if is_folder:
+                os.chmod(name, 0o700, dir_fd=folder)  # moving a folder takes the right to write in it
+                os.rename(name, f"{prefix}{found}", src_dir_fd=folder, dst_dir_fd=top)
+                found += 1
+            else:
+                os.unlink(name, dir_fd=folder)
     return found

@@ -1,8 +1,9 @@
 """A seccomp filter: system calls that no test needs, and that reach past its own process.
 
-No sockets of any family (pairs of connected ones stay), no tracing, no namespaces or mounts, no kernel keyrings,
-no BPF, performance counters, io_uring or userfaultfd. A refused call fails with EPERM. The filter is loaded into
-the server once and inherited by all that it forks. It stands on libseccomp, through pyseccomp.
+No sockets of any family (pairs of connected streams stay), no tracing, no namespaces or mounts, no kernel
+keyrings, no shared memory, semaphores or message queues that outlive a process, no BPF, performance counters,
+io_uring or userfaultfd, no limits or priorities of other processes. A refused call fails with EPERM. The filter is
+loaded into the server once and inherited by all that it forks. It stands on libseccomp, through pyseccomp.
 
 Source: seccomp(2), seccomp_rule_add(3).
 """
@@ -21,6 +22,8 @@ REFUSED = (
     *("fsconfig", "fsmount", "fspick", "mount_setattr", "name_to_handle_at", "open_by_handle_at"),
     *("add_key", "request_key", "keyctl", "bpf", "perf_event_open", "userfaultfd"),
     *("io_uring_setup", "io_uring_enter", "io_uring_register"),
+    *("shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl", "msgget", "msgsnd", "msgrcv", "msgctl"),
+    *("mq_open", "mq_unlink", "move_pages", "migrate_pages", "process_mrelease", "fanotify_init", "quotactl_fd"),
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "syslog"),
     *("swapon", "swapoff", "acct", "quotactl", "nfsservctl", "sethostname", "setdomainname", "settimeofday"),
     *("clock_settime", "adjtimex", "clock_adjtime", "iopl", "ioperm", "vhangup", "mknod", "mknodat"),
@@ -28,6 +31,20 @@ REFUSED = (
 _SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET; of NEWTIME ``clone`` knows nothing."""
+_OF_A_PROCESS = ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr")
+"""Calls that change the process that their first argument names, the caller where it is 0."""
+_UNIX, _DATAGRAM, _RAW, _SOCKET_TYPES = 1, 2, 3, 0xF
+_SET_OWNER, _SET_OWNER_EX = 8, 15
+_METADATA = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat"),
+    *("chown", "fchown", "lchown", "fchownat", "file_setattr"),
+    *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr"),
+    "removexattrat",
+)
+_SET_FLAGS = (0x40086602, 0x40046602, 0x401C5820)
+"""FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS and FS_IOC_FSSETXATTR."""
+_NUMBERS = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "file_setattr": 469}
+"""Of calls that are younger than some versions of libseccomp; the same on every architecture."""
 
 
 def problem() -> str | None:
@@ -56,6 +73,31 @@ def load() -> None:
     for bit in (1 << shift for shift in range(32) if _NEW_NAMESPACES >> shift & 1):
         _refuse(rules, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, bit, bit))
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for name in _OF_A_PROCESS:
+        _refuse(rules, name, pyseccomp.Arg(0, pyseccomp.NE, 0))
+    for name, of_a_process in (("setpriority", os.PRIO_PROCESS), ("ioprio_set", 1)):
+        _refuse(rules, name, pyseccomp.Arg(0, pyseccomp.NE, of_a_process))
+        _refuse(rules, name, pyseccomp.Arg(1, pyseccomp.NE, 0))
+    # a datagram socket of a connected pair sends to any address that it is given
+    _refuse(rules, "socketpair", pyseccomp.Arg(0, pyseccomp.NE, _UNIX))
+    for kind in (_DATAGRAM, _RAW):
+        _refuse(rules, "socketpair", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, _SOCKET_TYPES, kind))
+    rules.load()
+
+
+def keep_metadata() -> None:
+    """Take changing of modes, owners, times and attributes from the calling process; Landlock does not bound it.
+
+    A call for modes and times seems to be done, so that what copies a file with them still can.
+    """
+    import pyseccomp
+
+    rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    for name in _METADATA:
+        pretended = name.startswith(("chmod", "fchmod", "ut", "fut"))
+        _refuse(rules, name, number=0 if pretended else errno.EPERM)
+    for request in _SET_FLAGS:
+        _refuse(rules, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request), number=errno.ENOTTY)
     rules.load()
 
 
@@ -68,12 +110,16 @@ def forbid_signals() -> None:
     for name in _SIGNALS:
         _refuse(rules, name, pyseccomp.Arg(0, pyseccomp.NE, me))
     _refuse(rules, "pidfd_send_signal")
+    for request in (_SET_OWNER, _SET_OWNER_EX):
+        _refuse(rules, "fcntl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
     rules.load()
 
 
-def _refuse(rules: Any, name: str, *conditions: Any) -> None:
+def _refuse(rules: Any, name: str, *conditions: Any, number: int = errno.EPERM) -> None:
     import pyseccomp
 
-    if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) < 0:
-        return  # this architecture has no such call
-    rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name, *conditions)
+    call = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
+    if call < 0:
+        call = _NUMBERS.get(name, -1)
+    if call >= 0:  # else this architecture has no such call
+        rules.add_rule(pyseccomp.ERRNO(number), call, *conditions)
