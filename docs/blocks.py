@@ -32,6 +32,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
         "lowvram_ft.execution.executor.mutation_analysis",
         "lowvram_ft.execution.executor.judge",
         "lowvram_ft.execution.executor.run_many",
+        "lowvram_ft.execution.executor.run_stream",
     ),
     "verdict": ("lowvram_ft.execution.verdict.Verdict", "lowvram_ft.execution.verdict.TestResult"),
     "mutation": (

@@ -41,7 +41,7 @@ class Workspace:
         """Put the folder into its first state, whatever ran in it before, and go to ``work``.
 
         Raises:
-            OSError: something in it cannot be removed.
+            OSError: something in it cannot be removed, or a file would lie outside of it.
         """
         if self._is_untouched():
             return
@@ -56,6 +56,8 @@ class Workspace:
         for name in (WORK, HOME, TEMPORARY):
             (self.folder / name).mkdir()
         for file, text in self.texts.items():
+            if not file.is_relative_to(self.folder) or ".." in file.parts:
+                raise OSError(f"{file}: lies outside of the job's folder")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
         os.chdir(self.work)

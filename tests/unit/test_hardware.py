@@ -272,7 +272,7 @@ def test_a_build_that_cannot_offload_is_a_warning_beside_a_gpu(monkeypatch):
 def test_the_doctor_sees_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("LOWVRAM_FT_CACHE", str(tmp_path))
     checks = {check.name: check for check in doctor()}
-    assert len(checks) == 12
+    assert len(checks) == 13
     assert all((check.mend is None) == (check.status == "ok") for check in checks.values())
     assert embedded_gguf() is not None
     assert checks["llama-cpp-python"].status in ("ok", "warning"), checks["llama-cpp-python"]

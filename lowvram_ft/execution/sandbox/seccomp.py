@@ -39,7 +39,7 @@ _METADATA = (
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "futimesat", "utimensat"),
     *("chown", "fchown", "lchown", "fchownat", "file_setattr"),
     *("setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr", "fremovexattr"),
-    "removexattrat",
+    *("removexattrat", "inotify_add_watch"),
 )
 _SET_FLAGS = (0x40086602, 0x40046602, 0x401C5820)
 """FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS and FS_IOC_FSSETXATTR."""
@@ -85,10 +85,10 @@ def load() -> None:
     rules.load()
 
 
-def keep_metadata() -> None:
-    """Take changing of modes, owners, times and attributes from the calling process; Landlock does not bound it.
+def forbid_metadata() -> None:
+    """Keep the calling process from what Landlock does not bound: modes, owners, times, attributes, watching of files.
 
-    A call for modes and times seems to be done, so that what copies a file with them still can.
+    A call for modes or times seems to be done, so that what copies a file with them still can.
     """
     import pyseccomp
 
