@@ -10,7 +10,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from lowvram_ft.execution.limits import Limits, count_descendants, kill_children, limit_this_process
 
@@ -21,13 +21,40 @@ Send = Callable[[dict[str, Any]], None]
 
 
 class Task(Protocol):
-    """What a forked child does with the session of pytest that it finds itself in."""
+    """What a forked child does with the session of pytest that it finds itself in; called by its hooks.
+
+    Attributes:
+        alarm: entered around each phase of a test.
+    """
+
+    alarm: Any
 
     def begin(self, session: Any) -> None:
-        """Called in the child, before anything is collected."""
+        """Before anything is collected."""
 
-    def finish(self, exit_code: int) -> None:
-        """Called in the child, after pytest's own end."""
+    def collected(self, items: list[Any]) -> None:
+        """All tests are known; those taken out are not run."""
+
+    def collection_finished(self) -> None:
+        """The test file is imported, or is not to be."""
+
+    def collect_report(self, report: Any) -> None:
+        """A file or class is collected, or failed to be."""
+
+    def internal_error(self, excinfo: Any) -> None:
+        """Something that pytest does not catch."""
+
+    def test_begins(self, nodeid: str) -> None:
+        """A test begins."""
+
+    def raised(self, item: Any, call: Any) -> None:
+        """A phase of a test has ended, with an exception or without."""
+
+    def reported(self, report: Any, call: Any) -> None:
+        """A phase of a test has its report; ``call`` is None where pytest made it without running one."""
+
+    def finish(self, session: Any, exit_code: int) -> NoReturn:
+        """The session ends, and this process with it."""
 
 
 class Forked(BaseException):

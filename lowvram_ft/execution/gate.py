@@ -23,7 +23,7 @@ _PYTEST_ARGS = (
 
 
 class Gate:
-    """pytest plugin: calls ``serve`` in the server, and lets through what is forked there.
+    """pytest plugin: calls ``serve`` in the server, and passes on to the task of each child what pytest tells.
 
     Args:
         serve: takes jobs until there are none left; raises `Forked` in each child.
@@ -32,15 +32,12 @@ class Gate:
     def __init__(self, serve: Callable[[], None]) -> None:
         self.serve = serve
         self.task: Task | None = None
+        self._call: pytest.CallInfo[None] | None = None
 
     def run(self) -> None:
         """Set pytest up in the current folder, which holds the test file, and serve. A child ends in here."""
         try:
-            code = int(pytest.main([*_PYTEST_ARGS, TEST_FILE], plugins=[self]))
-            if self.task is None:
-                return
-            self.task.finish(code)
-            os._exit(0)
+            pytest.main([*_PYTEST_ARGS, TEST_FILE], plugins=[self])
         finally:
             if self.task is not None:
                 os._exit(70)
@@ -56,6 +53,67 @@ class Gate:
             pytest.exit("no more jobs", returncode=0)
         self.task.begin(session)
         return (yield)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """All tests are known."""
+        self._child.collected(items)
+
+    def pytest_collection_finish(self) -> None:
+        """The test file is imported."""
+        self._child.collection_finished()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A file or class is collected."""
+        self._child.collect_report(report)
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Something that pytest does not catch."""
+        if self.task is not None:
+            self.task.internal_error(excinfo)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A test begins."""
+        self._child.test_begins(nodeid)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Fixtures of one test."""
+        with self._child.alarm:
+            yield
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Generator[None, None, None]:
+        """One test."""
+        with self._child.alarm:
+            yield
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
+        """What the fixtures do afterwards."""
+        with self._child.alarm:
+            yield
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """A phase of a test has ended."""
+        self._call = call
+        self._child.raised(item, call)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A phase of a test has its report."""
+        call, self._call = self._call, None
+        self._child.reported(report, call)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """The end; what pytest would do after it tells nothing more."""
+        if self.task is not None:
+            self.task.finish(session, int(exitstatus))
+
+    @property
+    def _child(self) -> Task:
+        assert self.task is not None
+        return self.task
 
 
 def warm_up() -> None:

@@ -6,14 +6,14 @@ model wrote, so it only reports: the verdict is made by the server that forked i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 import types
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import coverage
 import pytest
@@ -26,6 +26,16 @@ from lowvram_ft.execution.workspace import TEST_FILE
 
 _MESSAGE_CHARS = 300
 _FAILURE_CHARS = 6000
+_RUN_IN_EVERY_SESSION = (
+    "_pytest",
+    "pluggy",
+    "lowvram_ft",
+    "importlib",
+    "contextlib",
+    "functools",
+    "inspect",
+    "pathlib",
+)
 _COVERAGE = os.path.dirname(coverage.__file__)
 _SOON_S = 0.0005
 
@@ -59,7 +69,14 @@ class Instruments:
         file = self.code / "warm.py"
         file.write_text("def half(n):\n    if n:\n        return n / 2\n    return 0\n", encoding="utf-8")
         measured = _coverage([str(self.code / "*")])
+        nothing = [
+            compile("", module.__file__, "exec")
+            for name, module in list(sys.modules.items())
+            if name.startswith(_RUN_IN_EVERY_SESSION) and isinstance(getattr(module, "__file__", None), str)
+        ]
         measured.start()
+        for code in nothing:  # coverage.py decides once for each file name whether to measure it
+            exec(code, {})
         measured.stop()
         measured.analysis2(str(file))
         measured.branch_stats(str(file))
@@ -72,7 +89,7 @@ def _coverage(files: list[str]) -> coverage.Coverage:
 
 
 class TestTask:
-    """Run the tests in the current folder under coverage, and send what happens as it happens."""
+    """Run the tests in the current folder under coverage, and send what happens as it happens; each test is timed."""
 
     __test__ = False
 
@@ -85,28 +102,85 @@ class TestTask:
         send: Send,
     ) -> None:
         self.finder = finder
+        self.selected = selected
+        self.seal = instruments.seal
         self.send = send
         self.files = [str(finder.target_file), str(finder.shown_file(finder.target))]
         self.measured = instruments.coverage_of(self.files)
-        self.reporter = Reporter(send, limits.test_s, selected, self.measured, instruments.seal)
+        self.alarm = Alarm(limits.test_s)
+        self._import_alarm = Alarm(limits.test_s, repeat_s=0)
+        self._hooks = Hooks()
 
     def begin(self, session: pytest.Session) -> None:
-        """Take part in the session, and measure from here on."""
-        self.begun_s = time.monotonic()
+        """The last moment at which pytest is sure to be itself; from here on, the import is timed and measured."""
+        self.begun_s = self.collected_s = time.monotonic()
         self.finder.install()
-        session.config.pluginmanager.register(self.reporter)
-        self.reporter.begin(session)
+        self._hooks = Hooks.of(session.config.pluginmanager)
+        self.measured.start()
+        self._import_alarm.__enter__()
 
-    def finish(self, exit_code: int) -> None:
-        """Send what was measured, unless pytest is not itself any more."""
+    def collected(self, items: list[pytest.Item]) -> None:
+        """Drop what is not selected, and announce the rest."""
+        names = [_name(item.nodeid) for item in items]
+        if self.selected is not None:
+            items[:] = [item for item in items if _name(item.nodeid) in self.selected]
+        kept = [_name(item.nodeid) for item in items]
+        self.send({"kind": "collected", "names": kept, "dropped": sorted(set(names) - set(kept))})
+
+    def collection_finished(self) -> None:
+        """The test file is imported."""
+        self._import_alarm.__exit__()
+        self.collected_s = time.monotonic()
+
+    def collect_report(self, report: pytest.CollectReport) -> None:
+        """An import that failed."""
+        if report.failed:
+            timed_out = TestTimeout.__name__ in report.longreprtext
+            text = report.longreprtext[-_FAILURE_CHARS:]
+            self.send({"kind": "collection_error", "text": text, "timed_out": timed_out})
+
+    def internal_error(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """What pytest does not catch, such as SystemExit at import."""
+        text = f"E   {excinfo.exconly()}"
+        self.send({"kind": "collection_error", "text": text[-_FAILURE_CHARS:], "timed_out": False})
+
+    def test_begins(self, nodeid: str) -> None:
+        """A test begins."""
+        self.send({"kind": "start", "name": _name(nodeid)})
+
+    def raised(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        """Nothing: the report will tell."""
+
+    def reported(self, report: pytest.TestReport, call: pytest.CallInfo[None] | None) -> None:
+        """Outcome of one phase of one test."""
+        outcome: str = report.outcome
+        if outcome == "failed":
+            timed_out = call is not None and call.excinfo is not None and call.excinfo.errisinstance(TestTimeout)
+            outcome = "timeout" if timed_out else "failed" if report.when == "call" else "error"
+        text = "" if outcome == "passed" else report.longreprtext
+        self.send(
+            {
+                "kind": "report",
+                "name": _name(report.nodeid),
+                "outcome": outcome,
+                "when": report.when,
+                "duration_s": report.duration,
+                "message": _message(report, text),
+                "text": text[-_FAILURE_CHARS:],
+            }
+        )
+
+    def finish(self, session: pytest.Session, exit_code: int) -> NoReturn:
+        """Send what was measured, unless pytest is not itself any more, and end this process."""
         ran_s = time.monotonic()
         self.measured.stop()
-        if self.reporter.tampered:
+        if not (self.seal.holds() and self._hooks.hold(session.config.pluginmanager)):
             self.send({"kind": "tampered"})
-            return
+            os._exit(0)
         self.send({"kind": "coverage", **_measure(self.measured, *self.files)})
-        marks_s = (self.begun_s, self.reporter.collected_s, ran_s, time.monotonic())
+        marks_s = (self.begun_s, self.collected_s, ran_s, time.monotonic())
         self.send({"kind": "done", "exit_code": exit_code, "marks_s": marks_s})
+        os._exit(0)
 
 
 def _measure(measured: coverage.Coverage, file: str, shown: str) -> dict[str, Any]:
@@ -134,114 +208,6 @@ def _measure(measured: coverage.Coverage, file: str, shown: str) -> dict[str, An
     return {"numbers": numbers, "raw_lines": sorted(raw)}
 
 
-class Reporter:
-    """pytest plugin: sends collection, outcomes and failures to the server, and times each test."""
-
-    def __init__(
-        self,
-        send: Send,
-        test_s: float,
-        selected: frozenset[str] | None,
-        measured: coverage.Coverage,
-        seal: Seal,
-    ) -> None:
-        self.measured = measured
-        self.seal = seal
-        self.send = send
-        self.test_s = test_s
-        self.selected = selected
-        self.tampered = False
-        self._hooks = Hooks()
-        self._alarm = _Alarm(test_s, repeat_s=0)
-        self.collected_s = 0.0
-
-    def begin(self, session: pytest.Session) -> None:
-        """The last moment at which pytest is sure to be itself; from here on, the import is timed."""
-        self._hooks = Hooks.of(session.config.pluginmanager)
-        self.measured.start()
-        self._alarm.__enter__()
-
-    def pytest_collection_finish(self) -> None:
-        """The test file is imported."""
-        self._alarm.__exit__()
-        self.collected_s = time.monotonic()
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Drop what is not selected, and announce the rest."""
-        names = [_name(item.nodeid) for item in items]
-        if self.selected is not None:
-            items[:] = [item for item in items if _name(item.nodeid) in self.selected]
-        kept = [_name(item.nodeid) for item in items]
-        self.send({"kind": "collected", "names": kept, "dropped": sorted(set(names) - set(kept))})
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """An import that failed."""
-        if report.failed:
-            timed_out = TestTimeout.__name__ in report.longreprtext
-            text = report.longreprtext[-_FAILURE_CHARS:]
-            self.send({"kind": "collection_error", "text": text, "timed_out": timed_out})
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A test begins."""
-        self.send({"kind": "start", "name": _name(nodeid)})
-
-    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """What pytest does not catch, such as SystemExit at import."""
-        text = f"E   {excinfo.exconly()}"
-        self.send({"kind": "collection_error", "text": text[-_FAILURE_CHARS:], "timed_out": False})
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self) -> Generator[None, None, None]:
-        """Fixtures of one test, timed."""
-        with _Alarm(self.test_s):
-            yield
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Generator[None, None, None]:
-        """One test, timed."""
-        with _Alarm(self.test_s):
-            yield
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        """What the fixtures do afterwards, timed."""
-        with _Alarm(self.test_s):
-            yield
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Mark the reports of tests whose time was up."""
-        report = yield
-        timed_out = call.excinfo is not None and call.excinfo.errisinstance(TestTimeout)
-        report.user_properties.append(("timed_out", timed_out))
-        return report
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Outcome of one phase of one test."""
-        timed_out = ("timed_out", True) in report.user_properties
-        outcome: str = report.outcome
-        if outcome == "failed":
-            outcome = "timeout" if timed_out else "failed" if report.when == "call" else "error"
-        text = "" if outcome == "passed" else report.longreprtext
-        self.send(
-            {
-                "kind": "report",
-                "name": _name(report.nodeid),
-                "outcome": outcome,
-                "when": report.when,
-                "duration_s": report.duration,
-                "message": _message(report, text),
-                "text": text[-_FAILURE_CHARS:],
-            }
-        )
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Compare pytest with what it was before the test file was imported."""
-        self.tampered = not (self.seal.holds() and self._hooks.hold(session.config.pluginmanager))
-
-
 class MutantTask:
     """Run the tests against one mutant; the exit code is 0 when none failed, and 1 as soon as one did.
 
@@ -253,51 +219,54 @@ class MutantTask:
     def __init__(self, finder: SourceFinder, left_out: frozenset[str]) -> None:
         self.finder = finder
         self.left_out = left_out
+        self.alarm = contextlib.nullcontext()
 
     def begin(self, session: pytest.Session) -> None:
         """Take part in the session: plain assertions, no tracebacks."""
         sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__name__ != "AssertionRewritingHook"]
         session.config.option.tbstyle = "no"
         self.finder.install()
-        session.config.pluginmanager.register(self)
 
-    def finish(self, exit_code: int) -> None:
-        """No test failed, or the session never came to them."""
-        os._exit(0 if exit_code in (0, 5) else 1)
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def collected(self, items: list[pytest.Item]) -> None:
         """Drop what is left out."""
         items[:] = [item for item in items if _name(item.nodeid) not in self.left_out]
 
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+    def collection_finished(self) -> None:
+        """Nothing."""
+
+    def collect_report(self, report: pytest.CollectReport) -> None:
         """A mutant that breaks the import is found."""
         if report.failed:
             os._exit(1)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    def internal_error(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """SystemExit at import, for one."""
+        del excinfo
+        os._exit(1)
+
+    def test_begins(self, nodeid: str) -> None:
+        """Nothing."""
+
+    def raised(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
         """Stop at the first failure, before its traceback is rendered."""
         if call.excinfo is None or item.get_closest_marker("xfail"):
             return
         if not call.excinfo.errisinstance((pytest.skip.Exception, pytest.xfail.Exception)):
             os._exit(1)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def reported(self, report: pytest.TestReport, call: pytest.CallInfo[None] | None) -> None:
         """Failures that only a report shows, such as a strict xfail that passes."""
+        del call
         if report.failed:
             os._exit(1)
 
-    def pytest_internalerror(self) -> None:
-        """SystemExit at import, for one."""
-        os._exit(1)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """No test failed: what would follow tells nothing more."""
-        self.finish(int(exitstatus))
+    def finish(self, session: pytest.Session, exit_code: int) -> NoReturn:
+        """No test failed, or the session never came to them."""
+        del session
+        os._exit(0 if exit_code in (0, 5) else 1)
 
 
-class _Alarm:
+class Alarm:
     """Raise `TestTimeout` in the main thread after ``seconds``, and again for code that swallows it."""
 
     def __init__(self, seconds: float, repeat_s: float = 0.2) -> None:

@@ -49,7 +49,9 @@ class Workspace:
         for part in (self.folder / CODE, self.folder / BOX):
             if part.is_symlink() or part.is_file():  # where no layer holds them, tests can put anything in their place
                 part.unlink()
-            part.mkdir(exist_ok=True)  # kept, not made anew: rules on what may be written name the folder itself
+            part.mkdir(
+                parents=True, exist_ok=True
+            )  # kept, not made anew: rules on what may be written name the folder itself
             empty(part)
         for part in self.shared:
             empty(part)
