@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import hashlib
+import json
 import os
 import re
+import resource
 import socket
 import stat
+import subprocess
 import sysconfig
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import lowvram_ft
 from lowvram_ft.execution import Limits, Verdict
-from lowvram_ft.execution.sandbox import Layer, bubblewrap, landlock
+from lowvram_ft.execution.limits import limit_this_process, tasks_of_this_user
+from lowvram_ft.execution.sandbox import Layer, landlock
 
 CODE = '''\
 def half(n):
@@ -33,6 +37,7 @@ def half(n):
 PROCESS_NAME = "lvft-escape"
 """Name that attempts give to their processes, so that those that are left behind are found."""
 SHARED_MEMORY_KEY = 0x4C56_4654
+_NEW_USER = 0x10000000
 KIT = Path(lowvram_ft.__file__).parent
 PACKAGES = Path(sysconfig.get_path("purelib"))
 
@@ -74,18 +79,17 @@ class Outside:
         canary: text that no attempt may get to know.
         home: folder in the user's home.
         place: folder among the temporary ones.
-        victim: pid of a process of the same user, with the canary in its environment.
         listeners: sockets of this process by kind, none of which has taken anything yet.
+        victim: a process of the same user, with the canary in its environment.
         terminal: name of a terminal of this process.
     """
 
     canary: str
     home: Path
     place: Path
-    victim: int
     listeners: dict[str, socket.socket]
+    victim: subprocess.Popen[bytes]
     terminal: str
-    handle: int
 
     def fill(self, test: str) -> str:
         """An attempt's test file, with the names of what is outside."""
@@ -95,10 +99,11 @@ class Outside:
             "SHARED_MEMORY_KEY": SHARED_MEMORY_KEY,
             "HOME": str(self.home),
             "PLACE": str(self.place),
+            "HERE": os.getcwd(),
             "KIT": str(KIT),
             "PACKAGES": str(PACKAGES),
-            "VICTIM": self.victim,
             "HOST": os.getpid(),
+            "VICTIM": self.victim.pid,
             "TERMINAL": self.terminal,
             **{kind: listener.getsockname() for kind, listener in self.listeners.items()},
         }
@@ -157,16 +162,10 @@ def _all(by: str) -> dict[Layer, str]:
     return {"bubblewrap": by, "landlock": by, "rlimits": by}
 
 
-def _capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapPrm"):
-            return int(line.split()[1], 16)
-    return 0
-
-
 def _is_plain_user() -> bool:
     """A process that gave up its capabilities may not look into one that has some, of the same user or not."""
-    return _capabilities() == 0
+    rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return all(int(row[1], 16) == 0 for row in rows if row[0] == "CapPrm:")
 
 
 def _may_trace() -> bool:
@@ -174,17 +173,38 @@ def _may_trace() -> bool:
     return _is_plain_user() and (not yama.exists() or yama.read_text().strip() == "0")
 
 
-def _answers(name: str, *arguments: object) -> bool:
-    """Whether the kernel knows a system call and does not refuse it."""
+def _may_type() -> bool:
+    switch = Path("/proc/sys/dev/tty/legacy_tiocsti")
+    return not switch.exists() or switch.read_text().strip() == "1"
+
+
+def _works_unsandboxed(trial: Callable[[], bool]) -> bool:
+    """Whether this user, with no more than the limits, may do it: tried in a fork."""
+    tasks = tasks_of_this_user()
+    child = os.fork()
+    if not child:
+        try:
+            limit_this_process(QUICK, tasks)
+            os._exit(0 if trial() else 1)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _call(number: int, *arguments: object) -> tuple[int, int]:
+    libc = ctypes.CDLL(None, use_errno=True)
     ctypes.set_errno(0)
-    ctypes.CDLL(None, use_errno=True).syscall(_number_of(name), *arguments)
-    return ctypes.get_errno() not in (1, 13, 38)
+    return libc.syscall(number, *arguments), ctypes.get_errno()
+
+
+def _makes_namespaces() -> bool:
+    return _works_unsandboxed(lambda: _call(_number_of("unshare"), _NEW_USER)[0] == 0)
 
 
 def _connects() -> bool:
     with socket.socket() as outward:
         outward.setblocking(False)
-        return outward.connect_ex(("192.0.2.1", 80)) in (0, 115)
+        return outward.connect_ex(("192.0.2.1", 80)) in (0, errno.EINPROGRESS)
 
 
 def _sends() -> bool:
@@ -240,8 +260,15 @@ def _lasts(outside: Outside, verdict: Verdict) -> bool:
     return bool(named_processes())
 
 
-def _mode_of(name: str) -> Callable[[Outside], int]:
-    return lambda outside: stat.S_IMODE((outside.home / name).stat().st_mode)
+def _is_late(outside: Outside, verdict: Verdict) -> bool:
+    return verdict.duration_s > SHORT.wall_s + 5.0
+
+
+def _victim_ends(outside: Outside, verdict: Verdict) -> bool:
+    try:
+        return outside.victim.wait(timeout=0.05) != 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 _NOT_MOUNTED = "is not mounted"
@@ -313,8 +340,8 @@ FILES = (
         def test_escape():
             assert Path("/etc/shadow").read_text()
         """,
-        {**_strong(_NOT_MOUNTED, _NO_RIGHT), "rlimits": "file modes, which bind root too without capabilities"},
-        possible=lambda: os.access("/etc/shadow", os.R_OK),
+        _strong(_NOT_MOUNTED, _NO_RIGHT),
+        possible=lambda: _works_unsandboxed(lambda: bool(Path("/etc/shadow").read_text())),
     ),
     Attempt(
         "find the canary in the environment",
@@ -409,9 +436,9 @@ FILES = (
     ),
     Attempt(
         "make a file where the caller stands",
-        f"""
+        """
         def test_escape():
-            Path({os.getcwd()!r}, "lowvram-ft-escape").write_text("x")
+            Path(@HERE@, "lowvram-ft-escape").write_text("x")
         """,
         _strong(_NOT_MOUNTED, _NO_RIGHT),
         lambda *_: Path("lowvram-ft-escape").exists(),
@@ -475,7 +502,7 @@ FILES = (
             assert stat.S_IMODE(os.stat(Path(@HOME@, "modes")).st_mode) == 0o604
         """,
         _strong(_NOT_MOUNTED, "seccomp takes the call away"),
-        lambda outside, _: _mode_of("modes")(outside) == 0o604,
+        lambda outside, _: stat.S_IMODE((outside.home / "modes").stat().st_mode) == 0o604,
     ),
     Attempt(
         "change the times and attributes of a file",
@@ -691,7 +718,7 @@ PROCESSES = (
                 pass
         """,
         _all("an alarm for each test, and " + _TIME),
-        lambda _, verdict: verdict.duration_s > SHORT.wall_s + 5,
+        _is_late,
         limits=SHORT,
     ),
     Attempt(
@@ -709,7 +736,7 @@ PROCESSES = (
                 pass
         """,
         _all(_TIME),
-        lambda _, verdict: verdict.duration_s > SHORT.wall_s + 5,
+        _is_late,
         limits=SHORT,
     ),
     Attempt(
@@ -722,7 +749,7 @@ PROCESSES = (
             assert False
         """,
         _all(_TIME),
-        lambda _, verdict: verdict.duration_s > SHORT.wall_s + 5,
+        _is_late,
         limits=SHORT,
     ),
     Attempt(
@@ -733,7 +760,7 @@ PROCESSES = (
             assert False
         """,
         _all(_TIME),
-        lambda _, verdict: verdict.duration_s > SHORT.wall_s + 5,
+        _is_late,
         limits=SHORT,
     ),
     Attempt(
@@ -743,7 +770,7 @@ PROCESSES = (
             os.kill(@VICTIM@, signal.SIGKILL)
         """,
         _strong(_NO_SIGNALS),
-        lambda outside, _: not is_alive(outside.victim),
+        _victim_ends,
     ),
     Attempt(
         "kill the server",
@@ -783,9 +810,8 @@ PROCESSES = (
             os.kill(@VICTIM@, 0)
         """,
         _strong(_NO_SIGNALS),
-        lambda outside, _: not is_alive(outside.victim),
+        _victim_ends,
         inside=False,
-        possible=_is_plain_user,
     ),
     Attempt(
         "trace the server",
@@ -834,16 +860,6 @@ PROCESSES = (
             resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))
         """,
         _strong("seccomp refuses calls that name a process"),
-        possible=_is_plain_user_or_uid_matches,
-    )
-    if False
-    else Attempt(
-        "change the limits of the server",
-        """
-        def test_escape():
-            resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))
-        """,
-        _strong("seccomp refuses calls that name a process"),
     ),
     Attempt(
         "change the limits of a process",
@@ -852,7 +868,7 @@ PROCESSES = (
             resource.prlimit(@VICTIM@, resource.RLIMIT_NOFILE, (3, 3))
         """,
         _strong("other process namespace; seccomp refuses calls that name a process"),
-        lambda outside, _: _open_files_of(outside.victim) == 3,
+        lambda outside, _: resource.prlimit(outside.victim.pid, resource.RLIMIT_NOFILE)[0] == 3,
     ),
     Attempt(
         "change the priority of a process",
@@ -861,8 +877,568 @@ PROCESSES = (
             os.setpriority(os.PRIO_PROCESS, @VICTIM@, 19)
         """,
         _strong("other process namespace; seccomp refuses calls that name a process"),
-        lambda outside, _: os.getpriority(os.PRIO_PROCESS, outside.victim) == 19,
+        lambda outside, _: os.getpriority(os.PRIO_PROCESS, outside.victim.pid) == 19,
         possible=_is_plain_user,
     ),
 )
 """Processes, the test's own and others."""
+
+RESOURCES = (
+    Attempt(
+        "take 10 GB of memory",
+        """
+        def test_escape():
+            assert len(bytearray(10 << 30)) > 0
+        """,
+        _all("RLIMIT_AS"),
+    ),
+    Attempt(
+        "lift the limits",
+        """
+        def test_escape():
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
+        """,
+        _all(_NO_CAPABILITIES),
+    ),
+    Attempt(
+        "have a core dumped",
+        """
+        def test_escape():
+            resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+        """,
+        _all("RLIMIT_CORE is 0"),
+    ),
+    Attempt(
+        "keep memory that outlives the process",
+        """
+        def test_escape():
+            assert call(@SYS_shmget@, @SHARED_MEMORY_KEY@, 1 << 20, 0o1600)[0] >= 0
+        """,
+        _strong("seccomp refuses System V memory"),
+        lambda *_: bool(shared_memory_segments()),
+    ),
+    Attempt(
+        "print 1 GB",
+        """
+        def test_escape():
+            block = b"x" * (1 << 20)
+            for _ in range(1024):
+                os.write(1, block)
+            print("x" * (1 << 20))
+            assert False
+        """,
+        _all("no more than Limits.output_bytes is kept"),
+        lambda _, verdict: len(repr(verdict)) > 5000,
+    ),
+    Attempt(
+        "print what is no text, under names that are none",
+        r"""
+        globals()["test_\udc80\0\n\x1b[2J"] = lambda: None
+
+        def test_escape():
+            os.write(1, bytes(range(256)) * 8)
+            raise AssertionError("\udc80\0\x1b[2J")
+        """,
+        _all("records are ASCII"),
+        lambda _, verdict: Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) != verdict,
+    ),
+    Attempt(
+        "fail with a message of 10 MB",
+        """
+        def test_escape():
+            assert list(range(10**5)) == list(range(1, 10**5)), "x" * 10**7
+        """,
+        _all("messages and the log are cut"),
+        lambda _, verdict: len(repr(verdict)) > 5000,
+    ),
+    Attempt(
+        "make a file of 1 TB",
+        """
+        def test_escape():
+            os.close(os.open("big", os.O_CREAT | os.O_WRONLY))
+            os.truncate("big", 1 << 40)
+        """,
+        _all("RLIMIT_FSIZE"),
+    ),
+    Attempt(
+        "fill the disk, file by file",
+        """
+        def test_escape():
+            for number in range(40):
+                handle = os.open(str(number), os.O_CREAT | os.O_WRONLY)
+                os.posix_fallocate(handle, 0, 10 << 20)
+                os.close(handle)
+        """,
+        {"bubblewrap": "the tmpfs has a size"},
+    ),
+    Attempt(
+        "fill the shared memory of the machine",
+        """
+        def test_escape():
+            path = Path("/dev/shm/lowvram-ft-escape")
+            made = []
+            try:
+                for number in range(3):
+                    made.append(path.with_suffix(f".{number}"))
+                    made[-1].write_bytes(bytes(8 << 20))
+            finally:
+                for file in made[1:]:
+                    file.unlink(missing_ok=True)
+        """,
+        _strong("a tmpfs of its own, with a size", _NO_RIGHT),
+        lambda *_: Path("/dev/shm/lowvram-ft-escape.0").exists(),
+        possible=lambda: os.access("/dev/shm", os.W_OK),
+    ),
+    Attempt(
+        "open 2000 files",
+        """
+        def test_escape():
+            assert [os.open("/dev/null", os.O_RDONLY) for _ in range(2000)]
+        """,
+        _all("RLIMIT_NOFILE"),
+    ),
+    Attempt(
+        "start 2000 threads",
+        """
+        def test_escape():
+            for _ in range(2000):
+                threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+        """,
+        _all("RLIMIT_AS, RLIMIT_NPROC"),
+    ),
+    Attempt(
+        "crash the interpreter",
+        """
+        def test_escape():
+            ctypes.string_at(0)
+        """,
+        _all(_FORKED),
+    ),
+    Attempt(
+        "recurse through the stack",
+        """
+        def deeper(_):
+            return list(map(deeper, "x"))
+
+        def test_escape():
+            sys.setrecursionlimit(1 << 30)
+            deeper("x")
+        """,
+        _all(_FORKED),
+    ),
+    Attempt(
+        "make 100 000 tests",
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(100_000))
+        def test_many(number):
+            pass
+
+        def test_escape():
+            assert False
+        """,
+        _all(_TIME),
+        _is_late,
+        limits=SHORT,
+    ),
+)
+"""Memory, disk, output, and what else there is only so much of."""
+
+
+def _refused(name: str, call: str, *arguments: object) -> Attempt:
+    """A system call that the kernel would at least look at."""
+    text = ", ".join(map(repr, arguments))
+    return Attempt(
+        name,
+        f"""
+        def test_escape():
+            assert call(@SYS_{call}@, {text})[1] not in (errno.EPERM, errno.EACCES, errno.ENOSYS)
+        """,
+        _strong(f"seccomp refuses {call}"),
+        possible=lambda: _works_unsandboxed(
+            lambda: _call(_number_of(call), *arguments)[1] not in (errno.EPERM, errno.EACCES, errno.ENOSYS)
+        ),
+    )
+
+
+KERNEL = (
+    Attempt(
+        "make a user namespace",
+        """
+        def test_escape():
+            assert libc.unshare(0x10000000) == 0
+        """,
+        _strong("seccomp refuses unshare"),
+        possible=_makes_namespaces,
+    ),
+    Attempt(
+        "make a process in a user namespace",
+        """
+        def test_escape():
+            child, _ = call(@SYS_clone@, 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)
+            if not child:
+                os._exit(0)
+            assert child > 0
+        """,
+        _strong("seccomp refuses clone with a namespace"),
+        possible=_makes_namespaces,
+    ),
+    Attempt(
+        "mount a file system",
+        """
+        def test_escape():
+            assert libc.mount(b"none", b".", b"tmpfs", 0, None) == 0
+        """,
+        {**_strong("seccomp refuses mount"), "rlimits": _NO_CAPABILITIES},
+    ),
+    Attempt(
+        "change the root folder",
+        """
+        def test_escape():
+            os.chroot(".")
+        """,
+        {**_strong("seccomp refuses chroot"), "rlimits": _NO_CAPABILITIES},
+    ),
+    Attempt(
+        "make a device",
+        """
+        def test_escape():
+            os.mknod("memory", stat.S_IFCHR | 0o600, os.makedev(1, 1))
+        """,
+        {**_strong("seccomp refuses mknod"), "rlimits": _NO_CAPABILITIES},
+    ),
+    Attempt(
+        "gain rights from a setuid program",
+        """
+        def test_escape():
+            assert libc.prctl(39, 0, 0, 0, 0) == 0  # PR_GET_NO_NEW_PRIVS
+        """,
+        _all("no_new_privs"),
+    ),
+    Attempt(
+        "open a setting of the kernel for writing",
+        """
+        def test_escape():
+            open("/proc/sys/kernel/core_pattern", "r+").close()
+        """,
+        _strong("is mounted to be read", _NO_RIGHT),
+        possible=lambda: os.access("/proc/sys/kernel/core_pattern", os.W_OK),
+    ),
+    Attempt(
+        "type into a terminal",
+        """
+        import fcntl, termios
+
+        def test_escape():
+            if os.fork():
+                assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+                return
+            try:
+                os.setsid()
+                fcntl.ioctl(os.open(@TERMINAL@, os.O_RDWR), termios.TIOCSTI, b"x")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        """,
+        _strong("other terminals", _NO_RIGHT),
+        possible=_may_type,
+    ),
+    Attempt(
+        "call the kernel by another table of numbers",
+        """
+        def test_escape():
+            assert call(0x40000000 | @SYS_socket@, socket.AF_INET, socket.SOCK_STREAM, 0)[0] >= 0
+        """,
+        _strong("seccomp kills what is no call of this architecture"),
+        possible=lambda: _works_unsandboxed(lambda: _call(0x40000000 | _number_of("socket"), 2, 1, 0)[0] >= 0),
+    ),
+    _refused("set up io_uring", "io_uring_setup", 1, None),
+    _refused("load a BPF program", "bpf", 0, None, 0),
+    _refused("look for a key", "keyctl", 0, -3, 0),
+    _refused("open a performance counter", "perf_event_open", None, 0, -1, -1, 0),
+    _refused("open a message queue", "msgget", SHARED_MEMORY_KEY, 0),
+    _refused("open a POSIX message queue", "mq_open", b"lowvram-ft-escape", 0, 0, None),
+    _refused("open a set of semaphores", "semget", SHARED_MEMORY_KEY, 0, 0),
+)
+"""The kernel's own doors."""
+
+_FAILS = """
+
+def test_escape():
+    assert 1 == 2
+"""
+
+CHEATS = (
+    Attempt("end the process with success", "os._exit(0)" + _FAILS, _all(_REPORTED_ONLY)),
+    Attempt(
+        "end the process with success in the middle of a test",
+        """
+        def test_escape():
+            os._exit(0)
+        """,
+        _all(_REPORTED_ONLY),
+    ),
+    Attempt(
+        "end the session with success",
+        """
+        import pytest
+
+        def test_escape():
+            pytest.exit("done", returncode=0)
+        """,
+        _all(_REPORTED_ONLY),
+    ),
+    Attempt(
+        "print that all passed",
+        """
+        def test_escape():
+            os.write(1, b"===== 1 passed in 0.01s =====")
+            print("===== 1 passed in 0.01s =====")
+            assert 1 == 2
+        """,
+        _all("output is not read for results"),
+    ),
+    Attempt(
+        "write records to every descriptor",
+        """
+        import json
+
+        def test_escape():
+            record = {"name": "test_escape", "outcome": "passed", "duration_s": 0.0, "message": "", "text": ""}
+            records = [{"kind": "report", "when": when, **record} for when in ("setup", "call", "teardown")]
+            records.append({"kind": "collected", "names": ["test_escape"], "dropped": []})
+            records.append({"kind": "done", "exit_code": 0})
+            lines = "".join(prefix + json.dumps(entry) + chr(10) for prefix in ("", "0" * 32) for entry in records)
+            for descriptor in range(1024):
+                try:
+                    os.write(descriptor, b"\\n" + lines.encode())
+                except OSError:
+                    pass
+            assert 1 == 2
+        """,
+        _all("a record without the run's secret does not count"),
+    ),
+    Attempt(
+        "let a child of the test report that it passed",
+        """
+        def test_escape():
+            if os.fork():
+                os.wait()
+                assert 1 == 2
+        """,
+        _all("records of another process do not count"),
+    ),
+    Attempt(
+        "patch how pytest runs a function",
+        "import _pytest.python\n_pytest.python.Function.runtest = lambda self: None" + _FAILS,
+        _all(_SEALED),
+    ),
+    Attempt(
+        "patch how pytest calls a phase",
+        """
+        import _pytest.runner
+        real = _pytest.runner.CallInfo.from_call.__func__
+        _pytest.runner.CallInfo.from_call = classmethod(lambda kind, func, when, reraise=None: real(kind, int, when))
+        """
+        + textwrap.indent(_FAILS, " " * 8),
+        _all(_SEALED),
+    ),
+    Attempt(
+        "patch the code of a hook",
+        "from _pytest import runner\nrunner.pytest_runtest_call.__code__ = (lambda item: None).__code__" + _FAILS,
+        _all(_SEALED),
+    ),
+    Attempt(
+        "patch the collector",
+        """
+        import _pytest.python
+        real = _pytest.python.PyCollector.collect
+
+        def collect(self):
+            for item in real(self):
+                item.obj = lambda: None
+                yield item
+
+        _pytest.python.PyCollector.collect = collect
+        """
+        + textwrap.indent(_FAILS, " " * 8),
+        _all(_SEALED),
+    ),
+    Attempt(
+        "patch the code of what reports",
+        """
+        import types
+
+        def turned(self, report):
+            report.outcome = "passed"
+            kept(self, report)
+
+        def test_escape(request):
+            for plugin in request.config.pluginmanager.get_plugins():
+                if type(plugin).__module__.startswith("lowvram_ft"):
+                    real = type(plugin).pytest_runtest_logreport
+                    real.__globals__["kept"] = types.FunctionType(real.__code__, real.__globals__)
+                    real.__code__ = turned.__code__
+            assert 1 == 2
+        """,
+        _all(_SEALED),
+    ),
+    Attempt(
+        "patch the code of what prints the reports",
+        """
+        import _pytest.terminal
+
+        def turned(self, report):
+            report.outcome = "passed"
+
+        _pytest.terminal.TerminalReporter.pytest_runtest_logreport.__code__ = turned.__code__
+        """
+        + textwrap.indent(_FAILS, " " * 8),
+        _all(_SEALED),
+    ),
+    Attempt(
+        "remove what reports",
+        """
+        def test_escape(request):
+            for plugin in list(request.config.pluginmanager.get_plugins()):
+                if type(plugin).__module__.startswith("lowvram_ft"):
+                    request.config.pluginmanager.unregister(plugin)
+            assert 1 == 2
+        """,
+        _all(_SEALED),
+    ),
+    Attempt(
+        "add a plugin that turns failures round",
+        """
+        import pytest
+
+        class Plugin:
+            @pytest.hookimpl(wrapper=True)
+            def pytest_runtest_makereport(self):
+                report = yield
+                report.outcome = "passed"
+                return report
+
+        def test_escape(request):
+            request.config.pluginmanager.register(Plugin())
+            assert 1 == 2
+        """,
+        _all(_SEALED),
+    ),
+    Attempt(
+        "patch what records are written with",
+        """
+        import builtins, json
+        real = json.dumps
+        json.dumps = lambda record, **how: real(record, **how).replace("failed", "passed")
+        json.JSONEncoder.encode = lambda self, record: '{"kind": "done", "exit_code": 0}'
+        os.getpid = lambda: 1
+        os.write = lambda descriptor, data: len(data)
+        builtins.print = lambda *what, **how: None
+        """
+        + textwrap.indent(_FAILS, " " * 8),
+        _all("the sender holds what it calls, and a record that is not sent did not happen"),
+    ),
+)
+"""Ways to have a failing test reported as one that passed."""
+
+LEFTOVERS = (
+    Attempt(
+        "leave modules behind in memory",
+        """
+        import solution, types
+
+        sys.path.insert(0, os.getcwd())
+        sys.modules["left_behind"] = types.ModuleType("left_behind")
+        sys.modules["solution"] = sys.modules["left_behind"]
+        solution.half = None
+        os.left_behind = True
+        os.environ["LEFT_BEHIND"] = "1"
+
+        def test_escape():
+            assert False
+        """,
+        _all(_FORKED),
+    ),
+    Attempt(
+        "leave files behind that the next run would import",
+        """
+        import importlib.util, py_compile
+
+        def test_escape():
+            version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+            for folder in (Path.cwd(), Path.home(), Path.home() / ".local/lib" / version / "site-packages"):
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in ("solution", "left_behind", "conftest", "pytest", "sitecustomize", "usercustomize"):
+                    (folder / f"{name}.py").write_text("raise SystemExit")
+                (folder / "left_behind.pth").write_text("import os; os._exit(0)")
+                (folder / "pytest.ini").write_text("[pytest]\\naddopts = --collect-only")
+            cached = importlib.util.cache_from_source("test_solution.py", optimization="")
+            for suffix in ("", f"-pytest-{sys.modules['pytest'].__version__}"):
+                py_compile.compile("left_behind.py", cached.replace(".pyc", f"{suffix}.pyc"))
+            assert False
+        """,
+        _all(_EMPTIED),
+    ),
+    Attempt(
+        "leave a file behind beside the module under test",
+        """
+        import solution
+
+        def test_escape():
+            Path(solution.__file__).with_name("left_behind.py").write_text("")
+        """,
+        _strong(_NO_RIGHT),
+        landlock=1,
+    ),
+    Attempt(
+        "leave folders behind that cannot be read",
+        """
+        def test_escape():
+            for folder in (Path.cwd(), Path.home(), Path(os.environ["TMPDIR"])):
+                (folder / "a" / "b").mkdir(parents=True)
+                (folder / "a" / "b" / "file").write_text("")
+                for part in (folder / "a" / "b", folder / "a", folder):
+                    part.chmod(0)
+            assert False
+        """,
+        _all(_EMPTIED),
+    ),
+    Attempt(
+        "leave folders behind that are too deep to be deleted one in the other",
+        """
+        def test_escape():
+            for _ in range(1500):
+                os.mkdir("deeper")
+                os.chdir("deeper")
+            assert False
+        """,
+        _all(_EMPTIED),
+    ),
+    Attempt(
+        "leave thousands of files behind",
+        r"""
+        def test_escape():
+            for number in range(3000):
+                open(f"{number}\n\udcff", "w").close()
+            assert False
+        """,
+        _all(_EMPTIED),
+    ),
+    Attempt(
+        "delete all that it can",
+        """
+        import shutil
+
+        def test_escape():
+            for folder in (Path.cwd().parent, Path.cwd().parent.parent):
+                shutil.rmtree(folder, ignore_errors=True)
+            assert False
+        """,
+        _all("the folder is laid out before each run"),
+    ),
+)
+"""What a run would leave to the next one, which must not notice."""
+
+ATTEMPTS = (*FILES, *NETWORK, *PROCESSES, *RESOURCES, *KERNEL, *CHEATS, *LEFTOVERS)

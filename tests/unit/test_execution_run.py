@@ -189,7 +189,7 @@ def test_a_timeout_in_the_middle_of_measuring_leaves_nothing_locked():
         def test_b():
             assert half(2) == 1
     """
-    limits = Limits(wall_s=4.0, test_s=0.03)
+    limits = Limits(wall_s=6.0, test_s=0.2)
     found = run_many(lambda _: outcomes(run(test, limits)), range(30), workers=2)
     assert found == [{"test_a": "timeout", "test_b": "passed"}] * 30
 
