@@ -52,8 +52,9 @@ libc = ctypes.CDLL(None, use_errno=True)
 told = []
 
 def tell(text):
-    told.append(text)
-    return hashlib.sha256(text.encode()).hexdigest() == @CANARY_HASH@
+    found = hashlib.sha256(text.encode()).hexdigest() == @CANARY_HASH@
+    told.extend([text] * found)
+    return found
 
 def call(number, *arguments):
     ctypes.set_errno(0)

@@ -5,6 +5,7 @@ What the sandbox does not cover stands in `lowvram_ft.execution.sandbox`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from lowvram_ft.execution.cache import VerdictCache
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.mutants import Edit, find_mutants
-from lowvram_ft.execution.pool import Question, ServerLost, default_pool, patience_s
+from lowvram_ft.execution.pool import Question, Server, ServerLost, default_pool, patience_s
 from lowvram_ft.execution.verdict import Judgement, Mutant, MutationReport, Verdict
 
 _DEFAULT_LIMITS = Limits()
@@ -209,37 +210,21 @@ def _verdict_and_mutation(
 ) -> tuple[Verdict, MutationReport | None]:
     """Ask a server of this process's pool. What a job cannot tell, because it spoilt the server, reads as killed."""
     seen = None if root is None else root.resolve()
-    patience = patience_s(question.limits)
-    verdict: Verdict | None = None
-    assertions, begin = 0, time.monotonic()
-    edits: tuple[Edit, ...] = ()
-    outcomes: dict[int, Any] = {}
-    asked = False
-    try:
-        with default_pool().server(seen) as server:
-            server.jobs += 1
-            server.write(question.to_json())
-            while True:
-                answer = server.read(patience)
-                if answer["kind"] == "ready":
-                    assertions = answer["assertions"]
-                elif answer["kind"] == "verdict":
-                    verdict = Verdict.from_json(answer["verdict"])
-                    if question.mutants and verdict.status != "syntax_error":
-                        asked = wants_mutants(verdict)
-                        edits = find_mutants(_target_text(question)) if asked else ()
-                        server.write([(edit.operator, edit.line, edit.start, edit.end, edit.text) for edit in edits])
-                elif answer["kind"] == "mutant":
-                    outcomes[answer["number"]] = answer["outcome"]
-                elif answer["poisoned"] is not None:
-                    raise ServerLost(answer["poisoned"])
-                else:
-                    break
-    except ServerLost:
-        if verdict is None:
-            log = "E   the test process was brought down by the test file"
-            verdict = Verdict("killed", (), assertions, log, None, time.monotonic() - begin)
-    assert verdict is not None
+    begin = time.monotonic()
+    answers = _Answers()
+    for _ in range(2):  # a server that ends before it takes the job up was lost to something else
+        try:
+            with default_pool().server(seen) as server:
+                server.jobs += 1
+                _ask(server, question, wants_mutants, answers)
+            break
+        except ServerLost:
+            if answers.taken_up:
+                break
+    verdict, asked, edits, outcomes = answers.verdict, answers.asked, answers.edits, answers.outcomes
+    if verdict is None:
+        log = "E   the test process was brought down by the test file"
+        verdict = Verdict("killed", (), answers.assertions, log, None, time.monotonic() - begin)
     if not question.mutants or not (asked or wants_mutants(verdict)):
         return verdict, None
     edits = edits or find_mutants(_target_text(question))
@@ -250,6 +235,46 @@ def _verdict_and_mutation(
             for number, edit in enumerate(edits)
         )
     )
+
+
+@dataclasses.dataclass
+class _Answers:
+    """What a server has said of a job so far."""
+
+    taken_up: bool = False
+    assertions: int = 0
+    verdict: Verdict | None = None
+    asked: bool = False
+    edits: tuple[Edit, ...] = ()
+    outcomes: dict[int, Any] = dataclasses.field(default_factory=dict)
+
+
+def _ask(server: Server, question: Question, wants_mutants: Callable[[Verdict], bool], answers: _Answers) -> None:
+    """Have a job done, and note what is said of it.
+
+    Raises:
+        ServerLost: before it was said that the job is done.
+    """
+    server.write(question.to_json())
+    while True:
+        answer = server.read(patience_s(question.limits))
+        kind = answer["kind"]
+        if kind == "ready":
+            answers.taken_up = True
+        elif kind == "alive":
+            answers.assertions = answer.get("assertions", answers.assertions)
+        elif kind == "verdict":
+            answers.verdict = Verdict.from_json(answer["verdict"])
+            if question.mutants and answers.verdict.status != "syntax_error":
+                answers.asked = wants_mutants(answers.verdict)
+                answers.edits = find_mutants(_target_text(question)) if answers.asked else ()
+                server.write([(edit.operator, edit.line, edit.start, edit.end, edit.text) for edit in answers.edits])
+        elif kind == "mutant":
+            answers.outcomes[answer["number"]] = answer["outcome"]
+        elif answer["poisoned"] is not None:
+            raise ServerLost(answer["poisoned"])
+        else:
+            return
 
 
 def _target_text(question: Question) -> str:

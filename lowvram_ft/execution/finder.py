@@ -107,7 +107,8 @@ class SourceFinder(MetaPathFinder, Loader):
 
     def _compiled(self, name: str) -> types.CodeType:
         if name == self.target and self.mutated is not None:
-            return self.mutated
+            mutated, self.mutated = self.mutated, None  # what runs later does not find here that it is a mutant
+            return mutated
         return compile(self.texts[name], str(self.files[name]), "exec", dont_inherit=True)
 
     def _exists_in_root(self, name: str) -> bool:

@@ -47,6 +47,9 @@ class Task(Protocol):
     def test_begins(self, nodeid: str) -> None:
         """A test begins."""
 
+    def plugin_added(self) -> None:
+        """A plugin was registered after the session was handed over."""
+
     def raised(self, item: Any, call: Any) -> None:
         """A phase of a test has ended, with an exception or without."""
 

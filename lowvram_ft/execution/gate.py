@@ -75,6 +75,11 @@ class Gate:
         """A test begins."""
         self._child.test_begins(nodeid)
 
+    def pytest_plugin_registered(self) -> None:
+        """Registered by the test file: pytest has its own before the session is handed over."""
+        if self.task is not None:
+            self.task.plugin_added()
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
         """Fixtures of one test."""
@@ -99,6 +104,7 @@ class Gate:
         self._call = call
         self._child.raised(item, call)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase of a test has its report."""
         call, self._call = self._call, None

@@ -17,6 +17,7 @@ from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import ChildEnd, Confinement, Forked, ForkEnd, become_child, run_in_fork, wait_for
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
+from lowvram_ft.execution.records import is_well_formed
 from lowvram_ft.execution.sampling import stratified
 from lowvram_ft.execution.session import Instruments, MutantTask, TestTask
 from lowvram_ft.execution.workspace import TEST_FILE
@@ -44,10 +45,15 @@ class TestRun:
         self.clean = clean
         by_kind: dict[str, list[dict[str, Any]]] = {}
         for record in end.records:
-            by_kind.setdefault(record["kind"], []).append(record)
+            if is_well_formed(record):
+                by_kind.setdefault(record["kind"], []).append(record)
         self.records = by_kind
+        self._reports: dict[str, list[dict[str, Any]]] = {}
+        for report in by_kind.get("report", []):
+            self._reports.setdefault(report["name"], []).append(report)
+        self._begun = {start["name"] for start in by_kind.get("start", [])}
         self.done = by_kind["done"][-1] if "done" in by_kind else None
-        self.tampered = "tampered" in by_kind
+        self.tampered = str(by_kind["tampered"][-1]["what"]) if "tampered" in by_kind else None
         collected = by_kind.get("collected", [{"names": [], "dropped": []}])[0]
         self.names: list[str] = list(dict.fromkeys(collected["names"]))
         self.dropped: list[str] = collected["dropped"]
@@ -62,7 +68,7 @@ class TestRun:
     def status(self) -> str:
         """`Verdict.status`."""
         if self.names:
-            if self.done or self.tampered:
+            if self.done or self.tampered is not None:
                 return "ran"
             if self.end.crowded:
                 return "killed"
@@ -121,19 +127,18 @@ class TestRun:
         return trim_log(self.clean("\n".join([*sections, head, *summary])))
 
     def _result(self, name: str) -> dict[str, Any]:
-        reports = [report for report in self.records.get("report", []) if report["name"] == name]
+        reports = self._reports.get(name, [])
         result = {"name": name, "outcome": "passed", "duration_s": 0.0, "message": ""}
         for report in reports:
             result["duration_s"] += report["duration_s"]
             if _SEVERITY.index(report["outcome"]) > _SEVERITY.index(result["outcome"]):
                 result |= {"outcome": report["outcome"], "message": self.clean(report["message"])}
-        if self.tampered:
-            return result | {"outcome": "error", "message": "the test file changes pytest itself"}
+        if self.tampered is not None:
+            return result | {"outcome": "error", "message": f"the test file changes pytest itself: {self.tampered}"}
         called = any(report["when"] == "call" or report["outcome"] != "passed" for report in reports)
         if called and any(report["when"] == "teardown" for report in reports):
             return result
-        begun = any(start["name"] == name for start in self.records.get("start", []))
-        if not begun or self.done:
+        if name not in self._begun or self.done:
             return result | {"outcome": "error", "message": "did not run: the session ended before"}
         outcome = "timeout" if self.end.timed_out else "killed"
         return result | {"outcome": outcome, "message": self._how_it_ended()}
@@ -151,9 +156,10 @@ class Runner:
         job: what the caller asked for, see `lowvram_ft.execution.server.Job`.
         confinement: what holds every fork.
         instruments: what measures and checks every session.
+        alive: called after each session, so that the caller does not give this process up.
     """
 
-    def __init__(self, job: Any, confinement: Confinement, instruments: Instruments) -> None:
+    def __init__(self, job: Any, confinement: Confinement, instruments: Instruments, alive: Callable[[], None]) -> None:
         self.limits: Limits = job.limits
         self.finder: SourceFinder = job.finder
         self.text: str = job.target_text
@@ -163,6 +169,7 @@ class Runner:
         self.selected: frozenset[str] | None = job.selected
         self.confinement = confinement
         self.instruments = instruments
+        self.alive = alive
         self.first = self.run_tests(self.selected)
 
     def run_tests(self, selected: frozenset[str] | None) -> TestRun:
@@ -173,6 +180,7 @@ class Runner:
             self.limits,
             self.confinement,
         )
+        self.alive()
         return TestRun(end, self.clean)
 
     def verdict(self, assertions: int) -> dict[str, Any]:
@@ -244,6 +252,8 @@ class Runner:
             return
         cpu_s = max(_MIN_MUTANT_CPU_S, _BASELINES_A_MUTANT * end.cpu_s)
         wall_s = max(_MIN_MUTANT_WALL_S, _BASELINES_A_MUTANT * (time.monotonic() - begin))
+        wall_s = min(wall_s, max(self.limits.wall_s, _MIN_MUTANT_WALL_S))
+        self.alive()
         for number, code in mutants.items():
             emit(number, _mutant_outcome(self._run_mutant(code, left_out, cpu_s, wall_s)))
 

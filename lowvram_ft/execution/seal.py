@@ -3,48 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
-_OURS = ("_pytest", "pluggy", "lowvram_ft.execution")
+_OURS = (
+    *("_pytest", "pluggy", "lowvram_ft.execution"),
+    *("coverage.control", "coverage.results", "coverage.parser", "coverage.python", "coverage.sqldata"),
+)
 _WITHOUT_A_SAY = frozenset(
     f"_pytest.{name}"
     for name in (
         *("cacheprovider", "debugging", "doctest", "faulthandler", "helpconfig", "junitxml", "legacypath", "pastebin"),
-        *("pytester", "pytester_assertions", "setuponly", "setupplan", "stepwise", "terminal", "terminalprogress"),
+        *("pytester", "pytester_assertions", "setuponly", "setupplan", "stepwise", "terminalprogress"),
         *("threadexception", "unraisableexception", "_io.pprint", "_io.terminalwriter", "_io.wcwidth"),
     )
 )
 """Modules that no outcome goes through: to look at a function writes to its memory page, which a fork has to copy."""
+_SET_BY_PYTEST = "_pytest_diamond_inheritance_warning_shown"
+"""The one name that pytest adds to its classes while it runs."""
 
 
 class Seal:
-    """Every function of pytest, its plugin system and this kit's executor, as they are now."""
+    """Every function of pytest, its plugin system, coverage.py's numbers and this kit's executor, as they are now."""
 
     def __init__(self) -> None:
-        self.functions: list[tuple[Any, list[tuple[str, types.FunctionType, types.CodeType]]]] = []
+        self.functions: list[tuple[Any, int, list[tuple[str, Any, types.CodeType | None]]]] = []
+        self._methods: dict[type, frozenset[str]] = {}
         for module_name, module in list(sys.modules.items()):
             if not module_name.startswith(_OURS) or module_name in _WITHOUT_A_SAY:
                 continue
             for owner in [module, *(value for value in vars(module).values() if isinstance(value, type))]:
                 if getattr(owner, "__module__", module_name) == module_name:
-                    self.functions.append((owner, _functions(owner)))
+                    size = _size(vars(owner)) if isinstance(owner, type) else -1
+                    self.functions.append((owner, size, _functions(owner)))
 
-    def holds(self) -> bool:
-        """Whether each is the same object with the same code under the same name."""
-        for owner, functions in self.functions:
+    def broken(self) -> str:
+        """What is not the object, with the code, that it was, or a class that has got more names; empty for nothing."""
+        for owner, size, functions in self.functions:
             names = vars(owner)
-            for name, function, code in functions:
-                found = names.get(name)
-                if getattr(found, "__func__", found) is not function or function.__code__ is not code:
-                    return False
-        return True
+            if size >= 0 and _size(names) != size:
+                return str(owner.__qualname__)
+            for name, value, code in functions:
+                if names.get(name) is not value or (code is not None and _function(value).__code__ is not code):
+                    return f"{owner.__name__}.{name}"
+        return ""
+
+    def hidden(self, thing: Any) -> str:
+        """An attribute of an object's own that hides a method of its class; empty for none."""
+        kind = type(thing)
+        if kind not in self._methods:
+            names = (name for owner in kind.__mro__ for name, value in vars(owner).items() if callable(value))
+            self._methods[kind] = frozenset(names)
+        return next((f"{kind.__name__}.{name}" for name in vars(thing) if name in self._methods[kind]), "")
 
 
-def _functions(owner: Any) -> list[tuple[str, types.FunctionType, types.CodeType]]:
-    found = ((name, getattr(value, "__func__", value)) for name, value in vars(owner).items())
-    return [(name, value, value.__code__) for name, value in found if isinstance(value, types.FunctionType)]
+def _size(names: Mapping[str, Any]) -> int:
+    return len(names) - (_SET_BY_PYTEST in names)
+
+
+def _function(value: Any) -> Any:
+    return getattr(value, "__func__", value)
+
+
+def _functions(owner: Any) -> list[tuple[str, Any, types.CodeType | None]]:
+    """Functions, and what makes or hides them in a class: methods of classes, properties."""
+    found: list[tuple[str, Any, types.CodeType | None]] = []
+    for name, value in vars(owner).items():
+        if isinstance(_function(value), types.FunctionType):
+            found.append((name, value, _function(value).__code__))
+        elif isinstance(owner, type) and isinstance(value, property):
+            found.append((name, value, None))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +94,15 @@ class Hooks:
         """As they are now."""
         return cls({name: _calls(caller) for name, caller in _callers(manager)})
 
-    def hold(self, manager: Any) -> bool:
-        """Whether nothing but pytest's own plugins has come in, and nothing has gone."""
+    def broken(self, manager: Any) -> str:
+        """A hook that calls anything else than it did; empty for none."""
         now = Hooks.of(manager).calls
-        for name, before in self.calls.items():
-            known = {(id(function), id(plugin)) for function, plugin in before}
-            after = {(id(function), id(plugin)): function for function, plugin in now.get(name, ())}
-            added = [function for key, function in after.items() if key not in known]
-            if known - after.keys() or not all(_is_pytests_own(function) for function in added):
-                return False
-        return True
+        for name in now.keys() | self.calls.keys():
+            before, after = self.calls.get(name, ()), now.get(name, ())
+            flat = zip(itertools.chain(*before), itertools.chain(*after), strict=False)
+            if len(before) != len(after) or not all(one is two for one, two in flat):
+                return name
+        return ""
 
 
 def _callers(manager: Any) -> list[tuple[str, Any]]:
@@ -80,7 +111,3 @@ def _callers(manager: Any) -> list[tuple[str, Any]]:
 
 def _calls(caller: Any) -> tuple[tuple[Any, Any], ...]:
     return tuple((implementation.function, implementation.plugin) for implementation in caller.get_hookimpls())
-
-
-def _is_pytests_own(function: Any) -> bool:
-    return str(getattr(function, "__module__", "")).startswith(_OURS)

@@ -13,9 +13,9 @@ and each other line is a job:
     mutants                               whether one more line will hold the edits, once the verdict is out
     max_mutants                           how many of them to run at the most, or None
 
-The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}``, ``{"kind": "verdict"}``, one
-``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields. A server that a job has spoilt
-says so there, and ends.
+The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}`` when it is taken up,
+``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields;
+``{"kind": "alive"}`` in between. A server that a job has spoilt says so at its end, and ends.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import functools
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 import types
@@ -38,6 +39,9 @@ from lowvram_ft.execution.limits import Limits, adopt_orphans, kill_children
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.shape import read_shape
 from lowvram_ft.execution.workspace import BOX, CODE, WORK, Workspace, remove_tree
+
+_MEMORY_BYTES = 2 << 30
+"""Address space of the server itself, which parses and compiles what it gets; forks have bounds of their own."""
 
 if TYPE_CHECKING:
     from lowvram_ft.execution.session import Instruments
@@ -105,7 +109,8 @@ class Job:
         folders = [self.folder / WORK, self.folder / CODE, self.folder, self.root, Path(sys.prefix)]
         for folder in folders:
             if folder is not None:
-                text = text.replace(f"{folder}/", "").replace(f"{os.path.relpath(folder)}/", "")
+                beside = os.path.relpath(folder, self.folder / WORK)
+                text = text.replace(f"{folder}/", "").replace(f"{beside}/", "")
         return text
 
 
@@ -122,6 +127,7 @@ class Server:
         self.answers = answers
         self.setup = Setup.from_json(json.loads(questions.readline()))
         adopt_orphans(self.setup.parent)
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
         signal.signal(signal.SIGTERM, self._stop)
         self.confinement = self._confine()
 
@@ -142,19 +148,22 @@ class Server:
             self._say("end", poisoned=None)
 
     def _answer_job(self, data: dict[str, Any], instruments: Instruments) -> None:
+        from lowvram_ft.execution.runs import Runner
+
+        self._say("ready")
         shape = read_shape(data["test"])
-        self._say("ready", assertions=0 if shape.problem is not None else shape.assertions)
         if shape.problem is not None:
             self._say("verdict", verdict=_unparsed(shape.problem))
             return
-        from lowvram_ft.execution.runs import Runner
-
-        runner = Runner(Job(data, self.setup), self.confinement, instruments)
+        self._say("alive", assertions=shape.assertions)
+        job = Job(data, self.setup)
+        runner = Runner(job, self.confinement, instruments, lambda: self._say("alive"))
         self._say("verdict", verdict=runner.verdict(shape.assertions), phases_s=runner.first.phases_s)
         if data["mutants"]:
             edits = json.loads(self.questions.readline() or "[]")
             emit = functools.partial(self._say, "mutant")
             runner.mutants(edits, data["max_mutants"], lambda number, outcome: emit(number=number, outcome=outcome))
+        job.workspace.clear()
 
     def _say(self, kind: str, **fields: Any) -> None:
         self.answers.write(json.dumps({"kind": kind, **fields}) + "\n")
@@ -179,8 +188,10 @@ class Server:
             if landlock.version():
                 rules = landlock.Ruleset(self._readable(), self._writable())
                 restrictions += [rules.apply, rules.close]
-                if rules.version < landlock.SIGNALS_SINCE and self.setup.layer == "landlock":
-                    restrictions.append(seccomp.forbid_signals)
+                if self.setup.layer == "landlock":
+                    restrictions.append(seccomp.forbid_metadata)
+                    if rules.version < landlock.SIGNALS_SINCE:
+                        restrictions.append(seccomp.forbid_signals)
 
         def restrict() -> None:
             for step in restrictions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -21,11 +22,10 @@ import pytest
 from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import Send
 from lowvram_ft.execution.limits import Limits
+from lowvram_ft.execution.records import FAILURE_CHARS, MESSAGE_CHARS
 from lowvram_ft.execution.seal import Hooks, Seal
 from lowvram_ft.execution.workspace import TEST_FILE
 
-_MESSAGE_CHARS = 300
-_FAILURE_CHARS = 6000
 _RUN_IN_EVERY_SESSION = (
     "_pytest",
     "pluggy",
@@ -36,6 +36,7 @@ _RUN_IN_EVERY_SESSION = (
     "inspect",
     "pathlib",
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _COVERAGE = os.path.dirname(coverage.__file__)
 _SOON_S = 0.0005
 
@@ -69,10 +70,11 @@ class Instruments:
         file = self.code / "warm.py"
         file.write_text("def half(n):\n    if n:\n        return n / 2\n    return 0\n", encoding="utf-8")
         measured = _coverage([str(self.code / "*")])
+        named = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
         nothing = [
-            compile("", module.__file__, "exec")
-            for name, module in list(sys.modules.items())
-            if name.startswith(_RUN_IN_EVERY_SESSION) and isinstance(getattr(module, "__file__", None), str)
+            compile("", place, "exec")
+            for name, place in named
+            if name.startswith(_RUN_IN_EVERY_SESSION) and isinstance(place, str)
         ]
         measured.start()
         for code in nothing:  # coverage.py decides once for each file name whether to measure it
@@ -110,6 +112,7 @@ class TestTask:
         self.alarm = Alarm(limits.test_s)
         self._import_alarm = Alarm(limits.test_s, repeat_s=0)
         self._hooks = Hooks()
+        self.tampered = ""
 
     def begin(self, session: pytest.Session) -> None:
         """The last moment at which pytest is sure to be itself; from here on, the import is timed and measured."""
@@ -136,20 +139,26 @@ class TestTask:
         """An import that failed."""
         if report.failed:
             timed_out = TestTimeout.__name__ in report.longreprtext
-            text = report.longreprtext[-_FAILURE_CHARS:]
+            text = _plain(report.longreprtext)[-FAILURE_CHARS:]
             self.send({"kind": "collection_error", "text": text, "timed_out": timed_out})
 
     def internal_error(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """What pytest does not catch, such as SystemExit at import."""
-        text = f"E   {excinfo.exconly()}"
-        self.send({"kind": "collection_error", "text": text[-_FAILURE_CHARS:], "timed_out": False})
+        text = _plain(f"E   {excinfo.exconly()}")
+        self.send({"kind": "collection_error", "text": text[-FAILURE_CHARS:], "timed_out": False})
 
     def test_begins(self, nodeid: str) -> None:
         """A test begins."""
         self.send({"kind": "start", "name": _name(nodeid)})
 
     def raised(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Nothing: the report will tell."""
+        """What the report will tell counts only while pytest is itself."""
+        if call.when == "call":
+            self.tampered = self.tampered or self.seal.broken() or self.seal.hidden(item)
+
+    def plugin_added(self) -> None:
+        """Nothing but this kit and pytest has a say in a session."""
+        self.tampered = self.tampered or "a plugin"
 
     def reported(self, report: pytest.TestReport, call: pytest.CallInfo[None] | None) -> None:
         """Outcome of one phase of one test."""
@@ -157,7 +166,7 @@ class TestTask:
         if outcome == "failed":
             timed_out = call is not None and call.excinfo is not None and call.excinfo.errisinstance(TestTimeout)
             outcome = "timeout" if timed_out else "failed" if report.when == "call" else "error"
-        text = "" if outcome == "passed" else report.longreprtext
+        text = "" if outcome == "passed" else _plain(report.longreprtext)
         self.send(
             {
                 "kind": "report",
@@ -165,8 +174,8 @@ class TestTask:
                 "outcome": outcome,
                 "when": report.when,
                 "duration_s": report.duration,
-                "message": _message(report, text),
-                "text": text[-_FAILURE_CHARS:],
+                "message": _plain(_message(report, text))[:MESSAGE_CHARS],
+                "text": text[-FAILURE_CHARS:],
             }
         )
 
@@ -174,8 +183,9 @@ class TestTask:
         """Send what was measured, unless pytest is not itself any more, and end this process."""
         ran_s = time.monotonic()
         self.measured.stop()
-        if not (self.seal.holds() and self._hooks.hold(session.config.pluginmanager)):
-            self.send({"kind": "tampered"})
+        self.tampered = self.tampered or self.seal.broken() or self._hooks.broken(session.config.pluginmanager)
+        if self.tampered:
+            self.send({"kind": "tampered", "what": _plain(self.tampered)[:MESSAGE_CHARS]})
             os._exit(0)
         self.send({"kind": "coverage", **_measure(self.measured, *self.files)})
         marks_s = (self.begun_s, self.collected_s, ran_s, time.monotonic())
@@ -247,6 +257,9 @@ class MutantTask:
     def test_begins(self, nodeid: str) -> None:
         """Nothing."""
 
+    def plugin_added(self) -> None:
+        """Nothing."""
+
     def raised(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
         """Stop at the first failure, before its traceback is rendered."""
         if call.excinfo is None or item.get_closest_marker("xfail"):
@@ -300,7 +313,13 @@ def _in_coverage(frame: types.FrameType | None) -> bool:
 
 
 def _name(nodeid: str) -> str:
-    return nodeid.removeprefix(f"{TEST_FILE}::")
+    return _plain(nodeid.removeprefix(f"{TEST_FILE}::")).replace("\n", "\\n")
+
+
+def _plain(text: str) -> str:
+    """``text`` that can be encoded and printed: control characters and lone surrogates are spelled out."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _message(report: pytest.TestReport, text: str) -> str:
@@ -308,7 +327,7 @@ def _message(report: pytest.TestReport, text: str) -> str:
         return ""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None:
-        return str(crash.message)[:_MESSAGE_CHARS]
+        return str(crash.message)[:MESSAGE_CHARS]
     if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2])[:_MESSAGE_CHARS]
-    return text.strip().rpartition("\n")[2][:_MESSAGE_CHARS]
+        return str(report.longrepr[2])[:MESSAGE_CHARS]
+    return text.strip().rpartition("\n")[2][:MESSAGE_CHARS]

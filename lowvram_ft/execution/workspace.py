@@ -45,16 +45,7 @@ class Workspace:
         """
         if self._is_untouched():
             return
-        os.chdir("/")
-        for part in (self.folder / CODE, self.folder / BOX):
-            if part.is_symlink() or part.is_file():  # where no layer holds them, tests can put anything in their place
-                part.unlink()
-            part.mkdir(
-                parents=True, exist_ok=True
-            )  # kept, not made anew: rules on what may be written name the folder itself
-            empty(part)
-        for part in self.shared:
-            empty(part)
+        self.clear()
         for name in (WORK, HOME, TEMPORARY):
             (self.folder / name).mkdir()
         for file, text in self.texts.items():
@@ -64,6 +55,23 @@ class Workspace:
             file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
         os.chdir(self.work)
         self._stamps = dict(self._read_stamps())
+
+    def clear(self) -> None:
+        """Leave nothing in the folder, and go out of it.
+
+        Raises:
+            OSError: something in it cannot be removed.
+        """
+        os.chdir("/")
+        for part in (self.folder / CODE, self.folder / BOX):
+            if part.is_symlink() or part.is_file():  # where no layer holds them, tests can put anything in their place
+                part.unlink()
+            # kept, not made anew: rules on what may be written name the folder itself
+            part.mkdir(parents=True, exist_ok=True)
+            empty(part)
+        for part in self.shared:
+            empty(part)
+        self._stamps = {}
 
     def _is_untouched(self) -> bool:
         found = 0

@@ -8,6 +8,7 @@ import pytest
 
 from lowvram_ft.execution import Judgement, Limits, MutationReport, judge, mutation_analysis
 from lowvram_ft.execution.mutants import find_mutants
+from lowvram_ft.execution.pool import default_pool
 from lowvram_ft.execution.reach import Reach, same_code
 
 CODE = '''\
@@ -246,3 +247,21 @@ def test_a_file_that_a_mutant_leaves_behind_is_gone_for_the_next():
         "def test_a():\n    assert not Path('seen').exists()\n    Path('seen').touch()\n    total([])\n"
     )
     assert mutation_analysis(CODE, "solution", test).killed == 0
+
+
+def test_a_mutant_cannot_be_told_by_looking_at_its_loader():
+    test = "import solution\ndef test_a():\n    assert solution\n"
+    test += "    assert getattr(solution.__spec__.loader, 'mutated', None) is None\n"
+    assert mutation_analysis(CODE, "solution", test).killed == 0
+
+
+def test_slow_files_keep_their_server_while_mutants_hang(monkeypatch):
+    """A mutant gets no longer than the whole file may take, so that its server is not given up in between."""
+    monkeypatch.setattr("lowvram_ft.execution.pool._PATIENCE_S", 3.0)
+    code = "import time\ndef wait(n):\n    while n > 0:\n        n = n - 1\n        time.sleep(0.1)\n    return n\n"
+    test = "from solution import wait\ndef test_a():\n    assert wait(8) == 0\n"
+    limits = Limits(wall_s=3.0, cpu_s=30.0, test_s=3.0)
+    replaced = default_pool().replaced
+    report = mutation_analysis(code, "solution", test, limits, max_mutants=8)
+    assert report.timed_out > 0
+    assert default_pool().replaced == replaced

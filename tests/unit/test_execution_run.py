@@ -292,6 +292,85 @@ def test_a_failing_file_cannot_make_itself_pass(cheat):
     assert "test_a" not in verdict.passing
 
 
+def test_what_was_changed_is_named():
+    verdict = run("import _pytest.python\n_pytest.python.Function.runtest = None\ndef test_a():\n    assert 1 == 2\n")
+    assert verdict.results[0].message == "the test file changes pytest itself: Function.runtest"
+
+
+def test_patched_coverage_is_noticed():
+    verdict = run(
+        """
+        import coverage
+        def test_a():
+            coverage.Coverage.analysis2 = lambda *_: ("", [1], [], [], "")
+            assert 1 + 1 == 2
+        """
+    )
+    assert verdict.coverage is None and not verdict.all_passed
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"kind": "coverage", "numbers": {"bogus": 1}, "raw_lines": []}',
+        '{"kind": "coverage", "numbers": None, "raw_lines": ["x"]}',
+        '{"kind": "report", "name": "test_a", "outcome": "passed", "when": "call", "duration_s": float("nan"), '
+        '"message": "", "text": ""}',
+        '{"kind": "report", "name": "test_a", "outcome": "failed", "when": "call", "duration_s": 0.1, '
+        '"message": "x" * 10_000, "text": ""}',
+        '{"kind": "done", "exit_code": 0, "marks_s": []}',
+        '{"kind": ["done"]}',
+        '{"kind": "collected", "names": [1], "dropped": []}',
+    ],
+)
+def test_a_forged_record_of_another_form_does_not_count_and_harms_nobody(record):
+    verdict = run(
+        f"""
+        import gc, types
+        def test_a():
+            sends = [f for f in gc.get_objects() if isinstance(f, types.FunctionType) and f.__name__ == "send"]
+            for send in sends:
+                send({record})
+            assert sends
+        """
+    )
+    assert verdict.status == "ran" and verdict.coverage is not None
+    assert 0 <= verdict.results[0].duration_s < 10 and len(verdict.results[0].message) <= 300
+    assert run("def test_a():\n    assert 1 + 1 == 2\n").all_passed
+
+
+def test_a_test_that_removes_its_folder_has_a_verdict_and_harms_nobody():
+    replaced = default_pool().replaced
+    verdict = run("import os, shutil\ndef test_a():\n    shutil.rmtree(os.getcwd())\n    assert 1 == 2\n")
+    assert outcomes(verdict) == {"test_a": "failed"}
+    assert run("def test_a():\n    assert 1 + 1 == 2\n").all_passed
+    assert default_pool().replaced == replaced
+
+
+def test_what_a_test_calls_itself_is_printable():
+    verdict = run('globals()["test_\\x1b[31m\\nFAKE \\udc80"] = lambda: 1 / 0\n')
+    (result,) = verdict.results
+    assert result.name == r"test_\x1b[31m\nFAKE \udc80"
+    for text in (result.name, result.message, verdict.log):
+        assert text.replace("\n", "").isprintable()
+        text.encode()
+
+
+def test_thousands_of_tests_are_reported_in_seconds():
+    test = "import pytest\n@pytest.mark.parametrize('n', range(1500))\ndef test_a(n):\n    assert n >= 0\n"
+    begin = time.monotonic()
+    verdict = run(test, Limits(wall_s=60.0, cpu_s=60.0))
+    assert verdict.n_passed == 1500
+    assert time.monotonic() - begin < 40
+
+
+def test_a_file_that_needs_gigabytes_to_compile_is_told_as_such():
+    lines = [f"{' ' * depth}try:\n{' ' * (depth + 1)}pass\n{' ' * depth}finally:\n" for depth in range(18)]
+    verdict = run("".join(lines) + " " * 18 + "pass\ndef test_a():\n    assert 1 + 1 == 2\n")
+    assert verdict.status in ("syntax_error", "killed", "timeout") and not verdict.all_passed
+    assert run("def test_a():\n    assert 1 + 1 == 2\n").all_passed
+
+
 def test_exit_in_the_middle_keeps_what_was_reported():
     verdict = run(
         """
