@@ -259,8 +259,8 @@ def test_slow_files_keep_their_server_while_mutants_hang(monkeypatch):
     """A mutant gets no longer than the whole file may take, so that its server is not given up in between."""
     monkeypatch.setattr("lowvram_ft.execution.pool._PATIENCE_S", 3.0)
     code = "import time\ndef wait(n):\n    while n > 0:\n        n = n - 1\n        time.sleep(0.1)\n    return n\n"
-    test = "from solution import wait\ndef test_a():\n    assert wait(8) == 0\n"
-    limits = Limits(wall_s=3.0, cpu_s=30.0, test_s=3.0)
+    test = "from solution import wait\ndef test_a():\n    assert wait(4) == 0\n"
+    limits = Limits(wall_s=2.0, cpu_s=30.0, test_s=2.0)
     replaced = default_pool().replaced
     report = mutation_analysis(code, "solution", test, limits, max_mutants=8)
     assert report.timed_out > 0
