@@ -26,10 +26,10 @@ class Gate:
     """pytest plugin: calls ``serve`` in the server, and passes on to the task of each child what pytest tells.
 
     Args:
-        serve: takes jobs until there are none left; raises `Forked` in each child.
+        serve: takes jobs until there are none left, given the plugin manager; raises `Forked` in each child.
     """
 
-    def __init__(self, serve: Callable[[], None]) -> None:
+    def __init__(self, serve: Callable[[pytest.PytestPluginManager], None]) -> None:
         self.serve = serve
         self.task: Task | None = None
         self._call: pytest.CallInfo[None] | None = None
@@ -46,7 +46,7 @@ class Gate:
     def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
         """Serve; what comes out is a child, or the end."""
         try:
-            self.serve()
+            self.serve(session.config.pluginmanager)
         except Forked as child:
             self.task = child.task
         else:

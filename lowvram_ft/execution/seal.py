@@ -26,11 +26,22 @@ _SET_BY_PYTEST = "_pytest_diamond_inheritance_warning_shown"
 """The one name that pytest adds to its classes while it runs."""
 
 
+_IN_EVERY_TEST = (
+    *("_pytest.runner", "_pytest.python", "_pytest.nodes", "_pytest.reports", "_pytest.skipping", "_pytest.unittest"),
+    *("_pytest.outcomes", "_pytest._code.code", "pluggy"),
+    *("lowvram_ft.execution.gate", "lowvram_ft.execution.session", "lowvram_ft.execution.fork"),
+)
+"""Modules that every outcome goes through: they are looked at after each test, the others once in the end."""
+
+_Sealed = tuple[Any, int, list[tuple[str, Any, Any, types.CodeType | None]]]
+
+
 class Seal:
     """Every function of pytest, its plugin system, coverage.py's numbers and this kit's executor, as they are now."""
 
     def __init__(self) -> None:
-        self.functions: list[tuple[Any, int, list[tuple[str, Any, types.CodeType | None]]]] = []
+        self.in_every_test: list[_Sealed] = []
+        self.others: list[_Sealed] = []
         self._methods: dict[type, frozenset[str]] = {}
         for module_name, module in list(sys.modules.items()):
             if not module_name.startswith(_OURS) or module_name in _WITHOUT_A_SAY:
@@ -38,16 +49,21 @@ class Seal:
             for owner in [module, *(value for value in vars(module).values() if isinstance(value, type))]:
                 if getattr(owner, "__module__", module_name) == module_name:
                     size = _size(vars(owner)) if isinstance(owner, type) else -1
-                    self.functions.append((owner, size, _functions(owner)))
+                    sealed = self.in_every_test if module_name.startswith(_IN_EVERY_TEST) else self.others
+                    sealed.append((owner, size, _functions(owner)))
 
-    def broken(self) -> str:
-        """What is not the object, with the code, that it was, or a class that has got more names; empty for nothing."""
-        for owner, size, functions in self.functions:
+    def broken(self, *, wholly: bool) -> str:
+        """What is not the object, with the code, that it was, or a class that has got more names; empty for nothing.
+
+        Args:
+            wholly: look at all, and not only at what every outcome goes through.
+        """
+        for owner, size, functions in itertools.chain(self.in_every_test, self.others if wholly else ()):
             names = vars(owner)
             if size >= 0 and _size(names) != size:
                 return str(owner.__qualname__)
-            for name, value, code in functions:
-                if names.get(name) is not value or (code is not None and _function(value).__code__ is not code):
+            for name, value, function, code in functions:
+                if names.get(name) is not value or (function is not None and function.__code__ is not code):
                     return f"{owner.__name__}.{name}"
         return ""
 
@@ -64,18 +80,15 @@ def _size(names: Mapping[str, Any]) -> int:
     return len(names) - (_SET_BY_PYTEST in names)
 
 
-def _function(value: Any) -> Any:
-    return getattr(value, "__func__", value)
-
-
-def _functions(owner: Any) -> list[tuple[str, Any, types.CodeType | None]]:
+def _functions(owner: Any) -> list[tuple[str, Any, Any, types.CodeType | None]]:
     """Functions, and what makes or hides them in a class: methods of classes, properties."""
-    found: list[tuple[str, Any, types.CodeType | None]] = []
+    found: list[tuple[str, Any, Any, types.CodeType | None]] = []
     for name, value in vars(owner).items():
-        if isinstance(_function(value), types.FunctionType):
-            found.append((name, value, _function(value).__code__))
+        function = getattr(value, "__func__", value)
+        if isinstance(function, types.FunctionType):
+            found.append((name, value, function, function.__code__))
         elif isinstance(owner, type) and isinstance(value, property):
-            found.append((name, value, None))
+            found.append((name, value, None, None))
     return found
 
 

@@ -131,11 +131,15 @@ class Server:
         signal.signal(signal.SIGTERM, self._stop)
         self.confinement = self._confine()
 
-    def serve(self) -> None:
-        """Take jobs until the caller closes its end, or one of them spoils this process."""
+    def serve(self, manager: Any) -> None:
+        """Take jobs until the caller closes its end, or one of them spoils this process.
+
+        Args:
+            manager: plugin manager of the session that the jobs enter.
+        """
         from lowvram_ft.execution.session import Instruments
 
-        instruments = Instruments(self.setup.folder / CODE, by_job=self.setup.root is not None)
+        instruments = Instruments(self.setup.folder / CODE, manager, by_job=self.setup.root is not None)
         gc.collect()
         gc.freeze()
         self._say("up")

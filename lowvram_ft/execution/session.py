@@ -53,12 +53,14 @@ class Instruments:
     Args:
         code: folder of the modules under test.
         by_job: whether modules under test show files outside of ``code``, other ones in each job.
+        manager: pytest's plugin manager, with all that takes part in a session.
     """
 
-    def __init__(self, code: Path, *, by_job: bool) -> None:
+    def __init__(self, code: Path, manager: Any, *, by_job: bool) -> None:
         self.code = code
         self.by_job = by_job
         self.seal = Seal()
+        self.hooks = Hooks.of(manager)
         self._measured = self._warm()
 
     def coverage_of(self, files: list[str]) -> coverage.Coverage:
@@ -111,14 +113,14 @@ class TestTask:
         self.measured = instruments.coverage_of(self.files)
         self.alarm = Alarm(limits.test_s)
         self._import_alarm = Alarm(limits.test_s, repeat_s=0)
-        self._hooks = Hooks()
+        self.hooks = instruments.hooks
         self.tampered = ""
 
     def begin(self, session: pytest.Session) -> None:
         """The last moment at which pytest is sure to be itself; from here on, the import is timed and measured."""
+        del session
         self.begun_s = self.collected_s = time.monotonic()
         self.finder.install()
-        self._hooks = Hooks.of(session.config.pluginmanager)
         self.measured.start()
         self._import_alarm.__enter__()
 
@@ -154,7 +156,7 @@ class TestTask:
     def raised(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
         """What the report will tell counts only while pytest is itself."""
         if call.when == "call":
-            self.tampered = self.tampered or self.seal.broken() or self.seal.hidden(item)
+            self.tampered = self.tampered or self.seal.broken(wholly=False) or self.seal.hidden(item)
 
     def plugin_added(self) -> None:
         """Nothing but this kit and pytest has a say in a session."""
@@ -183,7 +185,8 @@ class TestTask:
         """Send what was measured, unless pytest is not itself any more, and end this process."""
         ran_s = time.monotonic()
         self.measured.stop()
-        self.tampered = self.tampered or self.seal.broken() or self._hooks.broken(session.config.pluginmanager)
+        changed = self.seal.broken(wholly=True) or self.hooks.broken(session.config.pluginmanager)
+        self.tampered = self.tampered or changed
         if self.tampered:
             self.send({"kind": "tampered", "what": _plain(self.tampered)[:MESSAGE_CHARS]})
             os._exit(0)
