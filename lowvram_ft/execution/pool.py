@@ -110,8 +110,10 @@ class Server:
         """
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
+        poll = select.poll()  # select refuses descriptors from 1024 on, and training may have many open
+        poll.register(descriptor, select.POLLIN)
         while b"\n" not in self._rest:
-            if not select.select([descriptor], [], [], patience_s)[0]:
+            if not poll.poll(1000 * patience_s):
                 raise ServerLost("silent")
             chunk = os.read(descriptor, 1 << 16)
             if not chunk:
