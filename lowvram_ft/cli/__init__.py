@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
+from typing import TextIO
 
 import click
 
@@ -16,6 +18,8 @@ from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, export, run, train
 from lowvram_ft.cli.use import bench, testgen
 from lowvram_ft.errors import EXIT_INTERRUPTED, LowvramError, MachineError, cannot_write, is_disk_full
+
+_PLAIN_WARNING = warnings.showwarning
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -32,6 +36,7 @@ for command in (demo, run, doctor, plan, recipe, data, train, export, bench, eva
 def main() -> None:
     """Run the command line: errors become one line and an exit code, without a traceback."""
     debug = "--debug" in sys.argv
+    warnings.showwarning = _show_warning
     try:
         # outside of its standalone mode, click returns what a command gave to `Context.exit`
         code = cli.main(prog_name="lowvram-ft", standalone_mode=False)
@@ -50,6 +55,21 @@ def main() -> None:
                 click.echo(f"error: {problem}", err=True)
         code = getattr(shown, "exit_code", 1)
     sys.exit(code)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of the kit's own in one line; others as Python shows them."""
+    if category.__module__.startswith("lowvram_ft."):
+        click.echo(f"warning: {message}", err=True)
+    else:
+        _PLAIN_WARNING(message, category, filename, lineno, file, line)
 
 
 def _for_users(error: Exception) -> Exception | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from lowvram_ft.progress import Progress
 
-_PLAIN_WARNING = warnings.showwarning
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -44,22 +42,6 @@ def _allow_unsandboxed(context: click.Context, option: click.Parameter, allowed:
         from lowvram_ft.execution.sandbox import ALLOW_UNSANDBOXED
 
         os.environ[ALLOW_UNSANDBOXED] = "1"
-    warnings.showwarning = _show_warning
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Warnings of the kit's own in one line; others as Python shows them."""
-    if category.__module__.startswith("lowvram_ft."):
-        click.echo(f"warning: {message}", err=True)
-    else:
-        _PLAIN_WARNING(message, category, filename, lineno, file, line)
 
 
 sandbox_option = click.option(

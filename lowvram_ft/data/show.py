@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,10 @@ def verify_recipe(
         count += 1
         progress.step("verify rows", count, len(jobs))
 
-    cache = VerdictCache.of_user() if use_cache else None
-    verdicts = verify_rows(jobs, on_row, cache)
-    if cache is not None and cache.hits:
-        progress.say(f"{cache.hits} verdicts from earlier runs ({cache.path}); --no-cache runs them again")
+    with VerdictCache.of_user() if use_cache else contextlib.nullcontext() as cache:
+        verdicts = verify_rows(jobs, on_row, cache)
+        if cache is not None and cache.hits:
+            progress.say(f"{cache.hits} verdicts from earlier runs ({cache.path}); --no-cache runs them again")
     bad = [verdict.to_json() for verdict in verdicts if not verdict.ok(min_mutation_score)]
     return {
         "rows": len(verdicts),

@@ -6,6 +6,7 @@ package's folder: another file of it may have changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -13,10 +14,12 @@ import platform
 import sqlite3
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lowvram_ft import __version__
+from lowvram_ft.errors import MachineError
 from lowvram_ft.execution.verdict import MutationReport, Verdict
 from lowvram_ft.hardware import cache_dir
 
@@ -34,6 +37,7 @@ class VerdictCache:
 
     Raises:
         OSError: the folder cannot be made.
+        MachineError: the file cannot be opened. Reading and writing raise it too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,13 +48,14 @@ class VerdictCache:
             [__version__, platform.python_version(), *(importlib.metadata.version(name) for name in _JUDGES)]
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database = self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            path.unlink()
-            self._database = self._open()
+        with self._errors():
+            try:
+                self._database = self._open()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                path.unlink()
+                self._database = self._open()
 
     @classmethod
     def of_user(cls) -> VerdictCache:
@@ -59,7 +64,7 @@ class VerdictCache:
 
     def get(self, question: dict[str, Any]) -> tuple[Verdict, MutationReport | None] | None:
         """What was answered to the same question; None where nothing was."""
-        with self._lock:
+        with self._lock, self._errors():
             row = self._database.execute("SELECT answer FROM verdicts WHERE key = ?", (self._key(question),)).fetchone()
             self.hits += row is not None
         if row is None:
@@ -74,12 +79,18 @@ class VerdictCache:
             return
         answer = {"verdict": verdict.to_json(), "mutation": None if mutation is None else mutation.to_json()}
         blob = zlib.compress(json.dumps(answer).encode(), 1)
-        with self._lock, self._database:
+        with self._lock, self._errors(), self._database:
             self._database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (self._key(question), blob))
+
+    def __enter__(self) -> VerdictCache:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file; drop a tenth of it where it has grown too long."""
-        with self._lock, self._database:
+        with self._lock, self._errors(), self._database:
             (rows,) = self._database.execute("SELECT count(*) FROM verdicts").fetchone()
             if rows > _MOST_ROWS:  # keys are hashes: any tenth of them is a random one
                 self._database.execute("DELETE FROM verdicts WHERE key < ?", (bytes([26]),))
@@ -95,6 +106,15 @@ class VerdictCache:
             database.close()
             raise
         return database
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise MachineError(
+                f"{self.path}: cannot be used ({error}); free some space, delete the file, or use --no-cache"
+            ) from error
 
     def _key(self, question: dict[str, Any]) -> bytes:
         text = json.dumps(question, sort_keys=True)

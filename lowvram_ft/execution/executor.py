@@ -200,15 +200,21 @@ def _cached(
         return _verdict_and_mutation(question, root, wants_mutants)
     found = cache.get(question.to_json())
     if found is None:
-        found = _verdict_and_mutation(question, root, wants_mutants)
-        cache.put(question.to_json(), *found)
+        answers = _answers(question, root, wants_mutants)
+        found = _digest(question, answers, wants_mutants)
+        if answers.complete:  # what a lost server did not tell is no property of the test file
+            cache.put(question.to_json(), *found)
     return found
 
 
 def _verdict_and_mutation(
     question: Question, root: Path | None, wants_mutants: Callable[[Verdict], bool]
 ) -> tuple[Verdict, MutationReport | None]:
-    """Ask a server of this process's pool. What a job cannot tell, because it spoilt the server, reads as killed."""
+    return _digest(question, _answers(question, root, wants_mutants), wants_mutants)
+
+
+def _answers(question: Question, root: Path | None, wants_mutants: Callable[[Verdict], bool]) -> _Answers:
+    """Ask a server of this process's pool."""
     seen = None if root is None else root.resolve()
     begin = time.monotonic()
     answers = _Answers()
@@ -217,21 +223,30 @@ def _verdict_and_mutation(
             with default_pool().server(seen) as server:
                 server.jobs += 1
                 _ask(server, question, wants_mutants, answers)
+            answers.complete = True
             break
         except ServerLost:
             if answers.taken_up:
                 break
-    verdict, asked, edits, outcomes = answers.verdict, answers.asked, answers.edits, answers.outcomes
+    answers.duration_s = time.monotonic() - begin
+    return answers
+
+
+def _digest(
+    question: Question, answers: _Answers, wants_mutants: Callable[[Verdict], bool]
+) -> tuple[Verdict, MutationReport | None]:
+    """What a job cannot tell, because it spoilt its server, reads as killed; a mutant without an answer survived."""
+    verdict = answers.verdict
     if verdict is None:
         log = "E   the test process was brought down by the test file"
-        verdict = Verdict("killed", (), answers.assertions, log, None, time.monotonic() - begin)
-    if not question.mutants or not (asked or wants_mutants(verdict)):
+        verdict = Verdict("killed", (), answers.assertions, log, None, answers.duration_s)
+    if not question.mutants or not (answers.asked or wants_mutants(verdict)):
         return verdict, None
-    edits = edits or find_mutants(_target_text(question))
+    edits = answers.edits or find_mutants(_target_text(question))
     text = _target_text(question)
     return verdict, MutationReport.from_mutants(
         tuple(
-            Mutant(edit.operator, edit.line, outcomes.get(number, "survived"), edit.diff(text))
+            Mutant(edit.operator, edit.line, answers.outcomes.get(number, "survived"), edit.diff(text))
             for number, edit in enumerate(edits)
         )
     )
@@ -242,6 +257,8 @@ class _Answers:
     """What a server has said of a job so far."""
 
     taken_up: bool = False
+    complete: bool = False
+    duration_s: float = 0.0
     assertions: int = 0
     verdict: Verdict | None = None
     asked: bool = False

@@ -4,7 +4,7 @@ The caller starts it, inside a sandbox where there is one, writes JSON lines to 
 its stdout. It never imports the code under test or the test file; a fork does, which holds no descriptor of the
 caller's. The first line sets it up:
 
-    layer, folder, root, parent, tasks    see `Setup`
+    layer, folder, root, parent, tasks, readable    see `Setup`
 
 and each other line is a job:
 

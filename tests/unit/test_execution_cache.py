@@ -5,8 +5,10 @@ import threading
 
 import pytest
 
+from lowvram_ft.errors import MachineError
 from lowvram_ft.execution import Judgement, Limits, VerdictCache, judge, run_many, run_tests
 from lowvram_ft.execution import cache as cache_module
+from lowvram_ft.execution.pool import Server, ServerLost
 from lowvram_ft.execution.verdict import TestResult, Verdict
 
 CODE = "def half(n):\n    return n // 2\n"
@@ -119,3 +121,35 @@ def test_answers_survive_the_file_exactly(cache):
     again = run_many(lambda test: judge(CODE, "solution", test, cache=cache), [TEST, bad], workers=2)
     assert again == found and cache.hits == 2
     assert all(Judgement.from_json(json.loads(json.dumps(one.to_json()))) == one for one in found)
+
+
+def test_a_report_that_a_lost_server_left_half_done_is_not_kept(cache, monkeypatch):
+    real = Server.read
+
+    def lost(self, patience_s):
+        answer = real(self, patience_s)
+        if answer["kind"] == "mutant":
+            raise ServerLost("ended")
+        return answer
+
+    monkeypatch.setattr(Server, "read", lost)
+    half = judge(CODE, "solution", TEST, cache=cache)
+    monkeypatch.setattr(Server, "read", real)
+    whole = judge(CODE, "solution", TEST, cache=cache)
+    assert cache.hits == 0
+    assert half.mutation is not None and whole.mutation is not None
+    assert half.mutation.killed < whole.mutation.killed
+
+
+def fill(cache):
+    for number in range(1000):
+        cache.put({"n": number}, verdict(), None)
+
+
+def test_a_cache_that_cannot_be_opened_or_written_says_what_to_do(tmp_path):
+    with pytest.raises(MachineError, match=r"cannot be used \(unable to open database file\); .* --no-cache"):
+        VerdictCache(tmp_path)  # a folder
+    with VerdictCache(tmp_path / "full.sqlite3") as small:
+        small._database.execute("PRAGMA max_page_count = 4")
+        with pytest.raises(MachineError, match=r"full\.sqlite3: cannot be used \(database or disk is full\)"):
+            fill(small)
