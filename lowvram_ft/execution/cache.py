@@ -36,8 +36,7 @@ class VerdictCache:
         path: the file; made where it is missing, made anew where it is no database.
 
     Raises:
-        OSError: the folder cannot be made.
-        MachineError: the file cannot be opened. Reading and writing raise it too.
+        MachineError: the file or its folder cannot be made. Reading and writing raise it too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,8 +46,8 @@ class VerdictCache:
         self._salt = json.dumps(
             [__version__, platform.python_version(), *(importlib.metadata.version(name) for name in _JUDGES)]
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._database = self._open()
             except sqlite3.DatabaseError as error:
@@ -111,9 +110,9 @@ class VerdictCache:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise MachineError(
-                f"{self.path}: cannot be used ({error}); free some space, delete the file, or use --no-cache"
+                f"{self.path}: cannot be used ({error}); free some space, delete the file, set LOWVRAM_FT_CACHE, or use --no-cache"
             ) from error
 
     def _key(self, question: dict[str, Any]) -> bytes:

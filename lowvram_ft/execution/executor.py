@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from lowvram_ft.errors import MachineError
 from lowvram_ft.execution.cache import VerdictCache
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.modules import split_modules
@@ -271,6 +272,7 @@ def _ask(server: Server, question: Question, wants_mutants: Callable[[Verdict], 
 
     Raises:
         ServerLost: before it was said that the job is done.
+        MachineError: the job's files could not be written.
     """
     server.write(question.to_json())
     while True:
@@ -286,6 +288,8 @@ def _ask(server: Server, question: Question, wants_mutants: Callable[[Verdict], 
                 answers.asked = wants_mutants(answers.verdict)
                 answers.edits = find_mutants(_target_text(question)) if answers.asked else ()
                 server.write([(edit.operator, edit.line, edit.start, edit.end, edit.text) for edit in answers.edits])
+        elif kind == "failed":
+            raise MachineError(f"execution: {answer['problem']}; free some space where temporary files are kept")
         elif kind == "mutant":
             answers.outcomes[answer["number"]] = answer["outcome"]
         elif answer["poisoned"] is not None:

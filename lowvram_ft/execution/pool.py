@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from lowvram_ft.errors import MachineError
+from lowvram_ft.errors import DataError, MachineError
 from lowvram_ft.execution import sandbox
 from lowvram_ft.execution.limits import Limits, child_environment, tasks_of_this_user
 from lowvram_ft.execution.sandbox import bubblewrap
@@ -256,7 +256,11 @@ class UnsandboxedWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What a job asks: see `lowvram_ft.execution.executor.run_tests`."""
+    """What a job asks: see `lowvram_ft.execution.executor.run_tests`.
+
+    Raises:
+        DataError: the module's name is a path.
+    """
 
     code: str
     module: str
@@ -265,6 +269,10 @@ class Question:
     selected: Sequence[str] | None
     mutants: bool
     max_mutants: int | None
+
+    def __post_init__(self) -> None:
+        if not self.module or set("/\\\0") & set(self.module):
+            raise DataError(f"module: {self.module!r} is no name of a module; give one such as pkg.mod")
 
     def to_json(self) -> dict[str, Any]:
         """As a server reads it."""

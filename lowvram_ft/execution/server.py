@@ -15,7 +15,8 @@ and each other line is a job:
 
 The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}`` when it is taken up,
 ``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields;
-``{"kind": "alive"}`` in between. A server that a job has spoilt says so at its end, and ends.
+``{"kind": "alive"}`` in between, and ``{"kind": "failed"}`` where the machine does not let it be run. A server that
+a job has spoilt says so at its end, and ends.
 """
 
 from __future__ import annotations
@@ -161,6 +162,11 @@ class Server:
             return
         self._say("alive", assertions=shape.assertions)
         job = Job(data, self.setup)
+        try:
+            job.workspace.lay_out()
+        except OSError as problem:  # nothing of this job has run yet: it is not to blame
+            self._say("failed", problem=str(problem))
+            raise
         runner = Runner(job, self.confinement, instruments, lambda: self._say("alive"))
         self._say("verdict", verdict=runner.verdict(shape.assertions), phases_s=runner.first.phases_s)
         if data["mutants"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lowvram_ft.errors import DataError, MachineError
 from lowvram_ft.execution import Limits, Verdict, run_many, run_stream, run_tests
 from lowvram_ft.execution.limits import count_descendants
 from lowvram_ft.execution.pool import close_default_pool, default_pool
@@ -494,6 +495,19 @@ def test_coverage_equals_coverage_pys_own_report(tmp_path):
 def test_module_that_is_never_imported_is_uncovered():
     coverage = run("def test_a():\n    assert 1 + 1 == 2\n").coverage
     assert coverage is not None and coverage.covered_lines == () and coverage.statements == 8
+
+
+@pytest.mark.parametrize("module", ["../x/y", "a./tmp/x", "", "a\0b"])
+def test_a_module_that_is_a_path_is_refused(module):
+    with pytest.raises(DataError, match="is no name of a module"):
+        run("def test_a():\n    assert 1 + 1 == 2\n", module=module)
+
+
+def test_a_job_that_cannot_be_laid_out_is_the_machines_problem_and_no_verdict():
+    """A name longer than file systems take stands for a full disk: nothing of the job has run."""
+    with pytest.raises(MachineError, match="execution: .*File name too long"):
+        run("def test_a():\n    assert 1 + 1 == 2\n", module="m" * 300)
+    assert run("def test_a():\n    assert 1 + 1 == 2\n").all_passed
 
 
 def test_run_many_keeps_the_order_and_streams():
