@@ -112,7 +112,8 @@ class VerdictCache:
             yield
         except (sqlite3.Error, OSError) as error:
             raise MachineError(
-                f"{self.path}: cannot be used ({error}); free some space, delete the file, set LOWVRAM_FT_CACHE, or use --no-cache"
+                f"{self.path}: cannot be used ({error}); free some space, delete the file, set LOWVRAM_FT_CACHE, "
+                "or use --no-cache"
             ) from error
 
     def _key(self, question: dict[str, Any]) -> bytes:

@@ -505,7 +505,7 @@ def test_a_module_that_is_a_path_is_refused(module):
 
 def test_a_job_that_cannot_be_laid_out_is_the_machines_problem_and_no_verdict():
     """A name longer than file systems take stands for a full disk: nothing of the job has run."""
-    with pytest.raises(MachineError, match="execution: .*File name too long"):
+    with pytest.raises(MachineError, match=r"execution: .*File name too long"):
         run("def test_a():\n    assert 1 + 1 == 2\n", module="m" * 300)
     assert run("def test_a():\n    assert 1 + 1 == 2\n").all_passed
 
