@@ -5,6 +5,7 @@ from lowvram_ft.execution.executor import judge, mutation_analysis, run_many, ru
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
 from lowvram_ft.execution.shape import Shape, read_shape
+from lowvram_ft.execution.variation import Variation
 from lowvram_ft.execution.verdict import (
     Coverage,
     Judgement,
@@ -22,6 +23,7 @@ __all__ = [
     "MutationReport",
     "Shape",
     "TestResult",
+    "Variation",
     "Verdict",
     "VerdictCache",
     "judge",

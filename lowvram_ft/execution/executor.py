@@ -18,6 +18,7 @@ from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.mutants import Edit, find_mutants
 from lowvram_ft.execution.pool import Question, Server, ServerLost, default_pool, patience_s
+from lowvram_ft.execution.variation import USUAL, Variation
 from lowvram_ft.execution.verdict import Judgement, Mutant, MutationReport, Verdict
 
 _DEFAULT_LIMITS = Limits()
@@ -35,6 +36,7 @@ def run_tests(
     limits: Limits = _DEFAULT_LIMITS,
     root: Path | None = None,
     *,
+    variation: Variation = USUAL,
     cache: VerdictCache | None = None,
 ) -> Verdict:
     """Run the pytest file ``test`` against ``code`` in a fork of a sandboxed server.
@@ -47,12 +49,13 @@ def run_tests(
         limits: what the process may use.
         root: folder that holds the rest of the module's package, for relative imports. The text of
             ``module`` itself is always ``code``.
+        variation: another order of the tests, another hash seed.
         cache: verdicts of earlier runs; not asked where there is a ``root``.
 
     Raises:
         MachineError: there is no sandbox here, or it could not be started.
     """
-    question = Question(code, module, test, limits, None, False, None)
+    question = Question(code, module, test, limits, None, False, None, variation.order, variation.hash_seed)
     return _cached(question, root, cache, lambda _: False)[0]
 
 
@@ -221,7 +224,7 @@ def _answers(question: Question, root: Path | None, wants_mutants: Callable[[Ver
     answers = _Answers()
     for _ in range(2):  # a server that ends before it takes the job up was lost to something else
         try:
-            with default_pool().server(seen) as server:
+            with default_pool().server(seen, question.hash_seed) as server:
                 server.jobs += 1
                 _ask(server, question, wants_mutants, answers)
             answers.complete = True

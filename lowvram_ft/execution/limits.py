@@ -123,14 +123,14 @@ def count_descendants(most: int) -> int:
     return len(_descendants(most))
 
 
-def child_environment(home: Path, temporary: Path) -> dict[str, str]:
+def child_environment(home: Path, temporary: Path, hash_seed: int) -> dict[str, str]:
     """The whole environment of a server and of its tests: nothing of the caller's own."""
     return {
         "PATH": os.defpath,
         "HOME": str(home),
         "TMPDIR": str(temporary),
         "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
+        "PYTHONHASHSEED": str(hash_seed),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
 

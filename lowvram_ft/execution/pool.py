@@ -24,6 +24,7 @@ from lowvram_ft.errors import DataError, MachineError
 from lowvram_ft.execution import sandbox
 from lowvram_ft.execution.limits import Limits, child_environment, tasks_of_this_user
 from lowvram_ft.execution.sandbox import bubblewrap
+from lowvram_ft.execution.variation import USUAL
 from lowvram_ft.execution.workspace import HOME, TEMPORARY, remove_tree
 
 _BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv[1]); from lowvram_ft.execution.server import main; main()"
@@ -48,6 +49,7 @@ class Server:
     Args:
         layer: the sandbox.
         root: folder with the rest of the package under test; visible inside.
+        hash_seed: its ``PYTHONHASHSEED``.
         start: calls a function in a thread that lives as long as this process does: the kernel ends a server
             when the thread that started it ends.
 
@@ -55,9 +57,15 @@ class Server:
         MachineError: it cannot be started.
     """
 
-    def __init__(self, layer: sandbox.Layer, root: Path | None, start: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(
+        self,
+        layer: sandbox.Layer,
+        root: Path | None,
+        hash_seed: int,
+        start: Callable[[Callable[[], Any]], Any],
+    ) -> None:
         self.layer = layer
-        self.root = root
+        self.kind = (root, hash_seed)
         self.jobs = 0
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.outside = None if layer == "bubblewrap" else Path(tempfile.mkdtemp(prefix="lowvram-ft-")).resolve()
@@ -73,7 +81,7 @@ class Server:
                     stdout=subprocess.PIPE,
                     stderr=self.errors,
                     cwd="/",
-                    env=child_environment(folder / HOME, folder / TEMPORARY),
+                    env=child_environment(folder / HOME, folder / TEMPORARY, hash_seed),
                     start_new_session=True,
                 )
             )
@@ -187,13 +195,15 @@ class Pool:
         self.close()
 
     @contextlib.contextmanager
-    def server(self, root: Path | None) -> Iterator[Server]:
-        """Lend a server that sees ``root``; it is stopped when the block fails or its job spoilt it.
+    def server(self, root: Path | None, hash_seed: int = USUAL.hash_seed) -> Iterator[Server]:
+        """Lend a server that sees ``root`` and hashes strings with ``hash_seed``.
+
+        It is stopped when the block fails or its job spoilt it.
 
         Raises:
             MachineError: it cannot be started.
         """
-        server = self._take(root)
+        server = self._take(root, hash_seed)
         try:
             yield server
         except BaseException:
@@ -223,9 +233,9 @@ class Pool:
             server.stop()
         self._starter.shutdown(wait=False)
 
-    def _take(self, root: Path | None) -> Server:
+    def _take(self, root: Path | None, hash_seed: int) -> Server:
         with self._lock:
-            alike = [server for server in self._idle if server.root == root]
+            alike = [server for server in self._idle if server.kind == (root, hash_seed)]
             server = alike[-1] if alike else None
             if server is not None:
                 self._idle.remove(server)
@@ -238,7 +248,7 @@ class Pool:
         if server is None or server.process.poll() is not None:
             if server is not None:
                 self._drop(server)
-            server = Server(self.layer, root, lambda call: self._starter.submit(call).result())
+            server = Server(self.layer, root, hash_seed, lambda call: self._starter.submit(call).result())
             with self._lock:
                 self._busy.add(server)
         return server
@@ -269,6 +279,8 @@ class Question:
     selected: Sequence[str] | None
     mutants: bool
     max_mutants: int | None
+    order: int | None = USUAL.order
+    hash_seed: int = USUAL.hash_seed
 
     def __post_init__(self) -> None:
         if not self.module or set("/\\\0") & set(self.module):

@@ -167,6 +167,7 @@ class Runner:
         self.lay_out: Callable[[], None] = job.workspace.lay_out
         self.clean: Callable[[str], str] = job.without_paths
         self.selected: frozenset[str] | None = job.selected
+        self.order: int | None = job.order
         self.confinement = confinement
         self.instruments = instruments
         self.alive = alive
@@ -176,7 +177,7 @@ class Runner:
         """One session of all tests, or of the selected ones."""
         self.lay_out()
         end = run_in_fork(
-            lambda send: TestTask(self.finder, self.limits, selected, self.instruments, send),
+            lambda send: TestTask(self.finder, self.limits, selected, self.order, self.instruments, send),
             self.limits,
             self.confinement,
         )

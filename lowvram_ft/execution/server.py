@@ -12,6 +12,7 @@ and each other line is a job:
     selected                              names of the only tests that are run, or None
     mutants                               whether one more line will hold the edits, once the verdict is out
     max_mutants                           how many of them to run at the most, or None
+    order                                 seed for another order of the tests, or None
 
 The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}`` when it is taken up,
 ``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields;
@@ -93,6 +94,7 @@ class Job:
         self.test: str = data["test"]
         self.limits = Limits(**data["limits"])
         self.selected = None if data["selected"] is None else frozenset(data["selected"])
+        self.order: int | None = data["order"]
         self.folder = setup.folder
         self.root = setup.root
         self.texts = split_modules(data["code"], data["module"])

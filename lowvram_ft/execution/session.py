@@ -24,6 +24,7 @@ from lowvram_ft.execution.fork import Send
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.records import FAILURE_CHARS, MESSAGE_CHARS
 from lowvram_ft.execution.seal import Hooks, Seal
+from lowvram_ft.execution.variation import shuffled
 from lowvram_ft.execution.workspace import TEST_FILE
 
 _RUN_IN_EVERY_SESSION = (
@@ -102,11 +103,13 @@ class TestTask:
         finder: SourceFinder,
         limits: Limits,
         selected: frozenset[str] | None,
+        order: int | None,
         instruments: Instruments,
         send: Send,
     ) -> None:
         self.finder = finder
         self.selected = selected
+        self.order = order
         self.seal = instruments.seal
         self.send = send
         self.files = [str(finder.target_file), str(finder.shown_file(finder.target))]
@@ -125,10 +128,12 @@ class TestTask:
         self._import_alarm.__enter__()
 
     def collected(self, items: list[pytest.Item]) -> None:
-        """Drop what is not selected, and announce the rest."""
+        """Drop what is not selected, bring the rest into the order that is asked for, and announce it."""
         names = [_name(item.nodeid) for item in items]
         if self.selected is not None:
             items[:] = [item for item in items if _name(item.nodeid) in self.selected]
+        if self.order is not None:
+            items[:] = shuffled(items, lambda item: getattr(item, "cls", None), self.order)
         kept = [_name(item.nodeid) for item in items]
         self.send({"kind": "collected", "names": kept, "dropped": sorted(set(names) - set(kept))})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.errors import DataError, MachineError
-from lowvram_ft.execution import Limits, Verdict, run_many, run_stream, run_tests
+from lowvram_ft.execution import Limits, Variation, Verdict, run_many, run_stream, run_tests
 from lowvram_ft.execution.limits import count_descendants
 from lowvram_ft.execution.pool import close_default_pool, default_pool
 
@@ -584,3 +584,52 @@ def test_import_is_cheap_and_loads_no_pytest():
     code = f"import lowvram_ft.execution, sys; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- another order, another hash seed
+
+HANGS_ON_ORDER = """
+    seen = []
+
+    def test_first():
+        seen.append(1)
+
+    def test_second():
+        assert seen
+
+    class TestThird:
+        def test_a(self):
+            pass
+
+        def test_b(self):
+            pass
+"""
+HANGS_ON_HASHES = """
+    def test_order_of_a_set():
+        assert list({"a", "b", "c", "d", "e", "f"}) == %r
+"""
+
+
+def test_another_order_finds_a_test_that_needs_an_earlier_one():
+    usual = run(HANGS_ON_ORDER)
+    assert usual.all_passed
+    orders = set()
+    for order in range(6):
+        varied = run_tests(CODE, "solution", textwrap.dedent(HANGS_ON_ORDER), QUICK, variation=Variation(order))
+        assert sorted(outcomes(varied)) == sorted(outcomes(usual))
+        names = [result.name for result in varied.results]
+        assert abs(names.index("TestThird::test_a") - names.index("TestThird::test_b")) == 1, "a class was torn apart"
+        assert varied.all_passed == (names.index("test_first") < names.index("test_second"))
+        orders.add(tuple(names))
+    assert len(orders) > 2
+
+
+def test_another_hash_seed_finds_a_test_that_needs_the_order_of_a_set():
+    (shown,) = run("def test_it():\n    raise ValueError(''.join({'a', 'b', 'c', 'd', 'e', 'f'}))").results
+    order = list(shown.message.removeprefix("ValueError: "))
+    assert sorted(order) == list("abcdef")
+    test = textwrap.dedent(HANGS_ON_HASHES % order)
+    assert run(test).all_passed
+    varied = [run_tests(CODE, "solution", test, QUICK, variation=Variation(hash_seed=seed)) for seed in (1, 2)]
+    assert [verdict.all_passed for verdict in varied] == [False, False]
+    assert run(test).all_passed, "the usual server is not lost"
