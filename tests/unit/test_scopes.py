@@ -1,0 +1,58 @@
+"""Names and their scopes, held against the compiler's own symbol table."""
+
+import ast
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from lowvram_ft.data.imports.scopes import parse, resolve, top_names
+
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+TEXTS = [
+    "x = 1\ndef f(a, *b, c=x, **d):\n    global y\n    y = a + z\n    def g():\n        nonlocal a\n        a = w",
+    "class A(B, metaclass=M):\n    x = y\n    z = [x for x in u if x for q in v]\n    def f(self): return x",
+    "def f():\n    match s:\n        case A(b=c) | [c, *_]: return c, k\n        case {'k': c, **r} as t: return r, t",
+    "if (n := f()) and [m := i for i in n]:\n    print(m, i)",
+    "try: pass\nexcept E as e: print(e)\nelse: del q\nfinally:\n    with o() as (p, [s]): pass",
+    "import a.b, c.d as e\nfrom . import g as h\nfor i, *j in k: l += 1\nm: n = 1\nlambda x, y=z: x + y + w",
+    "async def f():\n    async with a as b: return [await c async for c in d]",
+    "class Stack:\n    def top(self, which):\n        inner = which\n        return inner + limit",
+    "def outer():\n    global n\n    def inner():\n        return n\n    class C:\n        n = n\n    return inner",
+]
+
+
+def both(text):
+    """Bound and read module-level names, by `resolve` and by the symbol table."""
+    names, table = resolve(parse(text).body), top_names(text)
+    loads = [(node, scope) for node, scope in names.references if isinstance(node.ctx, ast.Load)]
+    read = {node.id for node, scope in loads if names.is_global(node, scope)}
+    return (set(names.top.bound), read), (set(table.bound), set(table.used))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_names_are_those_of_the_symbol_table(text):
+    ours, pythons = both(text)
+    assert ours == pythons
+
+
+@pytest.mark.parametrize("name", ["argparse", "calendar", "dataclasses", "enum", "inspect", "poplib", "typing"])
+def test_names_of_the_standard_library_are_those_of_the_symbol_table(name):
+    ours, pythons = both((LIBRARY / f"{name}.py").read_text(encoding="utf-8"))
+    assert ours == pythons
+    assert len(pythons[0]) > 5
+
+
+def test_locals_of_a_function_called_top_are_not_the_modules():
+    assert top_names(TEXTS[7]).bound == {"Stack"}
+    assert top_names(TEXTS[7]).used == {"limit"}
+
+
+def test_imported_names_are_told_from_those_that_are_bound_again():
+    names = top_names("import a, b\nfrom c import d\nb = 1\ndef d(): pass\nx = 2\n")
+    assert (names.imported, names.bound_again) == ({"a"}, {"b", "d"})
+
+
+@pytest.mark.parametrize("text", ["def f(:", "\0", "(" * 3000, "\ud800", "def f(a, a): pass"])
+def test_what_does_not_compile_has_no_names(text):
+    assert top_names(text) is None
