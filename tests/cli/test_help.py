@@ -37,8 +37,8 @@ NAMES = [" ".join(path) for path in EVERY]
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert set(NAMES) >= {
-        "bench", "data", "data inspect", "data prepare", "data verify", "demo", "doctor", "eval", "export", "plan",
-        "recipe", "recipe list", "recipe show", "report", "run", "testgen", "train",
+        "bench", "data", "data from-repo", "data inspect", "data prepare", "data verify", "demo", "doctor", "eval",
+        "export", "plan", "recipe", "recipe list", "recipe show", "report", "run", "testgen", "train",
     }  # fmt: skip
 
 
