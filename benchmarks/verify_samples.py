@@ -2,18 +2,20 @@
 
     python benchmarks/verify_samples.py
 
-Every test passes; every row kills at least 60 % of its mutants; every trace's failed test fails. Exit code 1 if not.
+Every test passes, and not by chance; every row kills at least 60 % of its mutants; every trace's failed test fails.
+Exit code 1 if not.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
 from pathlib import Path
 
-from lowvram_ft.data.row import Row
-from lowvram_ft.data.sources import failed_tests, held_out_rows, load_rows
+from lowvram_ft.data.sources import load_rows
+from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.data.verify import verify_rows
 from lowvram_ft.pipeline import versions
 from lowvram_ft.progress import Progress
@@ -25,12 +27,10 @@ RESULTS = Path(__file__).parent / "results" / "verify_samples.json"
 
 def main() -> int:
     began = time.monotonic()
-    section = DataSection(source="samples")
-    failed = failed_tests(section)
-    jobs: list[tuple[Row, str | None]] = [(row, failed.get(row.id)) for row in [*load_rows(section), *held_out_rows()]]
-    progress = Progress()
-    verdicts = verify_rows(jobs, lambda place, _: progress.step("verify samples", place + 1, len(jobs)))
-    bad = [verdict.to_json() for verdict in verdicts if not verdict.ok(MIN_MUTATION_SCORE)]
+    rows = [*load_rows(DataSection(source="samples")), *held_out_rows()]
+    progress, done = Progress(), itertools.count(1)
+    verdicts = verify_rows(rows, on_row=lambda: progress.step("verify samples", next(done), len(rows)))
+    bad = [verdict.to_json() for verdict in verdicts if verdict.problem(MIN_MUTATION_SCORE) or not verdict.executed]
     found = {
         "rows": len(verdicts),
         "passing": sum(verdict.passes for verdict in verdicts),

@@ -15,6 +15,7 @@ import click
 import gguf_export.errors
 import lowvram_ft.errors
 from lowvram_ft.cli import cli
+from lowvram_ft.data.sources import SOURCES
 from lowvram_ft.recipe import SECTIONS, load, recipes_dir, shipped_recipes
 from lowvram_ft.recipe.sections import Recipe
 
@@ -24,9 +25,18 @@ LINE_LENGTH = 120
 
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "row": ("lowvram_ft.data.row.Row", "lowvram_ft.data.row.build_prompt", "lowvram_ft.data.row.make_row"),
-    "source": ("lowvram_ft.data.sources.load_rows",),
+    "source": (
+        "lowvram_ft.data.sources.source.Source",
+        "lowvram_ft.data.sources.load_rows",
+        "lowvram_ft.data.prepare.prepare",
+        "lowvram_ft.data.prepared.Prepared",
+        "lowvram_ft.data.prepared.Example",
+    ),
     "rendering": ("lowvram_ft.rendering.Rendered", "lowvram_ft.rendering.ChatFormat"),
-    "import-line": ("lowvram_ft.data.row.import_from_solution", "lowvram_ft.testgen.write.import_real_module"),
+    "import-line": (
+        "lowvram_ft.data.imports.solution_line.import_from_solution",
+        "lowvram_ft.testgen.write.import_real_module",
+    ),
     "execution": (
         "lowvram_ft.execution.executor.run_tests",
         "lowvram_ft.execution.executor.mutation_analysis",
@@ -230,6 +240,17 @@ def models_block() -> str:
     return table(("base model", "licence"), [(f"`{name}`", fact["licence"]) for name, fact in facts["models"].items()])
 
 
+def sources_block() -> str:
+    """The sources of rows."""
+    return table(
+        ("source", "data set", "columns that are read", "licence"),
+        [
+            (f"`{source.name}`", f"`{source.hub_id}`" if source.hub_id else "", source.columns, source.licence)
+            for source in SOURCES.values()
+        ],
+    )
+
+
 def _contracts() -> list[dict[str, Any]]:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     contracts: list[dict[str, Any]] = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
@@ -265,6 +286,7 @@ def signatures_block(group: str) -> str:
 def _declaration(dotted: str) -> str:
     module, _, name = dotted.rpartition(".")
     path = ROOT / (module.replace(".", "/") + ".py")
+    path = path if path.is_file() else path.with_suffix("") / "__init__.py"
     source = path.read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
@@ -301,6 +323,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "recipe-keys": recipe_keys_block,
     "shipped-recipes": shipped_recipes_block,
     "models": models_block,
+    "sources": sources_block,
     "layers": layers_block,
     "contracts": contracts_block,
     **{f"signatures-{group}": lambda group=group: signatures_block(group) for group in SIGNATURES},  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import gguf_export
-from lowvram_ft.data.sources import held_out_rows
+from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import ExportRejected, MachineError, RecipeError
 from lowvram_ft.hardware import Hardware
 from lowvram_ft.memory.shape import ModelShape

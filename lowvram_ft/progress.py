@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 PLAIN_EVERY_S = 10.0
@@ -70,6 +71,22 @@ class Progress:
         if last:
             self._task = ""
         self._stream.flush()
+
+    def counter(self, task: str) -> Callable[[int], None]:
+        """For a task whose end is not known: called with how many units are done; says nothing of what is soon over."""
+        began = last = time.monotonic()
+
+        def count(done: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if not self._quiet and now - last >= (1.0 if self._live else PLAIN_EVERY_S):
+                last = now
+                line = f"{task}: {done} in {clock(now - began)}"
+                self._stream.write(f"\r\x1b[2K{line}" if self._live else f"{line}\n")
+                self._stream.flush()
+                self._open = self._live
+
+        return count
 
     def _end_line(self) -> None:
         if self._open:

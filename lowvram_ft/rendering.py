@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lowvram_ft.errors import ModelError
 
 Encode = Callable[[str], list[int]]
+EncodeMany = Callable[[list[str]], list[list[int]]]
 _SYSTEM = "Xq7 sentinel system Xq7"
 _USER = "Xq7 sentinel user Xq7"
 _ASSISTANT = "Xq7 sentinel assistant Xq7"
@@ -49,6 +51,8 @@ class ChatFormat:
         system: the system text, explicit; None where the template has no default.
         end_token: text of the token that ends the assistant's turn.
         encode: text to token ids, special tokens recognized, none added.
+        encode_many: the same for several texts in one go; None where there is no quicker way than one by one.
+        folder: of the model that it was read from; None where it was put together otherwise.
     """
 
     template: str
@@ -56,6 +60,24 @@ class ChatFormat:
     system: str | None
     end_token: str
     encode: Encode
+    encode_many: EncodeMany | None = None
+    folder: Path | None = None
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of several texts."""
+        return self.encode_many(texts) if self.encode_many is not None else [self.encode(text) for text in texts]
+
+    @property
+    def digest(self) -> str:
+        """Changes when the template, its texts or the tokenizer change."""
+        import hashlib
+
+        found = hashlib.sha256(
+            json.dumps([self.template, dict(self.special), self.system, self.end_token], sort_keys=True).encode()
+        )
+        if self.folder is not None:
+            found.update((self.folder / "tokenizer.json").read_bytes())
+        return found.hexdigest()[:32]
 
     def messages(self, prompt: str, completion: str | None = None) -> list[dict[str, str]]:
         """The conversation: the system text (where there is one), the prompt, and the completion if given."""
@@ -73,10 +95,29 @@ class ChatFormat:
         Raises:
             ModelError: the template changes the completion, so that training and use would differ.
         """
+        if completion is not None:
+            return self.render_many([(prompt, completion)])[0]
         before = self.prompt_text(prompt)
         ids = self.encode(before)
-        if completion is None:
-            return Rendered(before, tuple(ids), (0,) * len(ids))
+        return Rendered(before, tuple(ids), (0,) * len(ids))
+
+    def render_many(self, pairs: Sequence[tuple[str, str]]) -> list[Rendered]:
+        """Render prompts with their completions; their tokens are made in one go.
+
+        Raises:
+            ModelError: the template changes a completion, so that training and use would differ.
+        """
+        befores = [self.prompt_text(prompt) for prompt, _ in pairs]
+        answers = [self._answer(before, *pair) for before, pair in zip(befores, pairs, strict=True)]
+        encoded = self.encode_batch([*befores, *answers])
+        halves = zip(befores, answers, encoded[: len(pairs)], encoded[len(pairs) :], strict=True)
+        return [
+            Rendered(before + answer, (*ids, *answer_ids), (0,) * len(ids) + (1,) * len(answer_ids))
+            for before, answer, ids, answer_ids in halves
+        ]
+
+    def _answer(self, before: str, prompt: str, completion: str) -> str:
+        """What the model is to write after ``before``: the completion, any blank, and the end token."""
         whole = apply_template(self.template, self.messages(prompt, completion), self.special)
         rest = whole.removeprefix(before + completion)
         blank = rest[: len(rest) - len(rest.lstrip())]
@@ -86,9 +127,7 @@ class ChatFormat:
                 f"(expected {(completion + self.end_token)[-40:]!r} after {before[-40:]!r}); "
                 "strip the completion, or use another template"
             )
-        answer = completion + blank + self.end_token
-        answer_ids = self.encode(answer)
-        return Rendered(before + answer, tuple(ids + answer_ids), (0,) * len(ids) + (1,) * len(answer_ids))
+        return completion + blank + self.end_token
 
 
 def apply_template(
@@ -103,6 +142,20 @@ def apply_template(
         ModelError: the template is broken, or refuses the conversation.
     """
     import jinja2
+
+    try:
+        text: str = _compiled(template).render(
+            messages=list(messages), add_generation_prompt=add_generation_prompt, **special
+        )
+    except jinja2.exceptions.TemplateError as error:
+        raise ModelError(f"chat template: {error}; use a base model with a working chat template") from error
+    return text
+
+
+@cache
+def _compiled(template: str) -> Any:
+    """A ``jinja2.Template``: compiling takes longer than rendering."""
+    import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     def refuse(message: str) -> None:
@@ -114,12 +167,7 @@ def apply_template(
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(template).render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **special
-        )
-    except jinja2.exceptions.TemplateError as error:
-        raise ModelError(f"chat template: {error}; use a base model with a working chat template") from error
+    return environment.from_string(template)
 
 
 def default_system(template: str, special: Mapping[str, str]) -> str | None:
@@ -190,7 +238,10 @@ def from_folder(folder: Path) -> ChatFormat:
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return make(template, special, tokens, encode)
+    def encode_many(texts: list[str]) -> list[list[int]]:
+        return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    return replace(make(template, special, tokens, encode), encode_many=encode_many, folder=folder)
 
 
 def make(template: str, special: Mapping[str, str], tokens: Sequence[str], encode: Encode) -> ChatFormat:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.data.prepare import Example, prepare
+from lowvram_ft.data.prepare import cached_set
+from lowvram_ft.data.prepared import Example
 from lowvram_ft.recipe import DataSection, LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.rendering import from_folder
 from lowvram_ft.training.engines import LoadPlan
@@ -57,10 +58,17 @@ def train_section(**changes: Any) -> TrainSection:
     return TrainSection(**(settings | changes))
 
 
-def examples(model: Path, max_rows: int = 6) -> tuple[Example, ...]:
+def examples(model: Path, max_rows: int = 6) -> list[Example]:
     """Rows that ship with the kit, rendered for a model; their lengths and answers differ."""
     section = DataSection(source="samples", subset="functions", max_rows=max_rows)
-    return prepare(section, from_folder(model), MAX_LENGTH).train
+    return list(cached_set(section, from_folder(model), MAX_LENGTH).train)
+
+
+def for_trainer(rows: Sequence[Example]) -> Any:
+    """What an engine's trainer gets: ``input_ids`` and ``labels`` as a ``datasets.Dataset``."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{"input_ids": list(row.input_ids), "labels": row.labels} for row in rows])
 
 
 def write_recipe(folder: Path, model: Path, text: str = "", **train: Any) -> Path:

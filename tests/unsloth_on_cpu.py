@@ -15,16 +15,16 @@ from typing import Any
 from lowvram_ft.errors import ModelError
 from lowvram_ft.training.engines import unsloth
 from lowvram_ft.training.engines.protocol import Loaded
-from lowvram_ft.training.sft import assert_completion_mask, rows_for_trainer
-from tests.tiny_runs import examples, load_plan, train_section
+from lowvram_ft.training.sft import assert_completion_mask
+from tests.tiny_runs import examples, for_trainer, load_plan, train_section
 
 
 def losses(loaded: Loaded, model: Path, out: Path, steps: int) -> tuple[list[float], list[float]]:
     """Train on all rows in one batch; the loss of each step, and the validation loss after it."""
     rows = examples(model, 4)
-    for_trainer = rows_for_trainer(rows)
+    dataset = for_trainer(rows)
     train = train_section(max_steps=steps, per_device_train_batch_size=len(rows), eval_steps=1.0)
-    trainer = unsloth.UnslothEngine().trainer("sft", loaded, train, for_trainer, for_trainer, out, [])
+    trainer = unsloth.UnslothEngine().trainer("sft", loaded, train, dataset, dataset, out, [])
     assert_completion_mask(trainer, rows)
     trainer.train()
     history = trainer.state.log_history

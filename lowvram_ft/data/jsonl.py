@@ -12,19 +12,27 @@ from lowvram_ft.errors import DataError
 
 SHOWN = 5
 """Broken lines named in a message; the rest are counted."""
+_NOTED = 1000
 
 
 @dataclass
 class BrokenLines:
-    """What could not be read: line numbers with the reason."""
+    """What could not be read: the first line numbers with the reason, and how many there are."""
 
     found: list[tuple[int, str]] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, number: int, reason: str) -> None:
+        """Note a broken line."""
+        self.count += 1
+        if len(self.found) < _NOTED:
+            self.found.append((number, reason))
 
     def describe(self, path: Path) -> str:
         """One line that names the first broken lines and counts them all."""
         shown = ", ".join(f"line {number} ({reason})" for number, reason in self.found[:SHOWN])
-        more = f" and {len(self.found) - SHOWN} more" if len(self.found) > SHOWN else ""
-        return f"{path}: {len(self.found)} broken line{'s' if len(self.found) > 1 else ''}: {shown}{more}"
+        more = f" and {self.count - SHOWN} more" if self.count > SHOWN else ""
+        return f"{path}: {self.count} broken line{'s' if self.count > 1 else ''}: {shown}{more}"
 
     def refuse(self, path: Path) -> None:
         """End here if there are any.
@@ -32,7 +40,7 @@ class BrokenLines:
         Raises:
             DataError: names them.
         """
-        if self.found:
+        if self.count:
             raise DataError(f'{self.describe(path)}; mend them, or pass over them with data.broken_lines = "skip"')
 
 
@@ -65,16 +73,17 @@ def read_rows(
         for number, raw in enumerate(file, 1):
             if not raw.strip():
                 continue
-            value, reason = _parse(raw)
+            value, reason = parse_line(raw)
             if value is None:
-                lines.found.append((number, reason))
+                lines.add(number, reason)
             else:
                 yield number, value
     if broken == "fatal":
         lines.refuse(path)
 
 
-def _parse(raw: bytes) -> tuple[dict[str, Any] | None, str]:
+def parse_line(raw: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The object in a line of JSONL; None with the reason where there is none."""
     try:
         value = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError:

@@ -1,151 +1,173 @@
-"""Rows to tokens: split by group, render, drop what is too long."""
+"""A recipe's rows to a prepared set: collected, chosen, split by group, written with a data card. No text is cut."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lowvram_ft.data.row import Row
-from lowvram_ft.data.sources import Dropped, load_rows
-from lowvram_ft.errors import DataError
+import numpy as np
+from numpy.typing import NDArray
+
+from lowvram_ft.data.card import Written, key_of, write_card
+from lowvram_ft.data.collect import Verify, collect
+from lowvram_ft.data.prepared import IGNORE_INDEX, Prepared, schema
+from lowvram_ft.data.split import SIDES, sides
+from lowvram_ft.errors import DataError, cannot_write
+from lowvram_ft.hardware import cache_dir
 from lowvram_ft.recipe import DataSection
-from lowvram_ft.rendering import ChatFormat, Rendered
+from lowvram_ft.rendering import ChatFormat
 
-IGNORE_INDEX = -100
-"""The label that carries no loss (PyTorch's ``cross_entropy``)."""
+if TYPE_CHECKING:
+    import pyarrow
 
-
-@dataclass(frozen=True)
-class Example:
-    """A row with its tokens."""
-
-    row: Row
-    rendered: Rendered
-
-    @property
-    def labels(self) -> list[int]:
-        """Token ids where loss falls, `IGNORE_INDEX` elsewhere; shape [T]."""
-        pairs = zip(self.rendered.input_ids, self.rendered.completion_mask, strict=True)
-        return [token if mask else IGNORE_INDEX for token, mask in pairs]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a stage trains on.
-
-    Attributes:
-        train: examples to train on.
-        eval: examples for the validation loss; no group of theirs is in ``train``.
-        test: examples kept out of both.
-        dropped: rows that were left out, by reason.
-        notes: what the user should know, such as broken lines that were passed over.
-    """
-
-    train: tuple[Example, ...]
-    eval: tuple[Example, ...]
-    test: tuple[Example, ...]
-    dropped: dict[str, int]
-    notes: tuple[str, ...] = field(default=())
-
-    def to_json(self) -> dict[str, Any]:
-        """Counts, tokens and reasons."""
-        every = [*self.train, *self.eval, *self.test]
-        lengths = sorted(len(example.rendered.input_ids) for example in every)
-        return {
-            "train": len(self.train),
-            "eval": len(self.eval),
-            "test": len(self.test),
-            "dropped": self.dropped,
-            "tokens": sum(lengths),
-            "trained_tokens": sum(sum(example.rendered.completion_mask) for example in self.train),
-            "longest": lengths[-1] if lengths else 0,
-            "median": lengths[len(lengths) // 2] if lengths else 0,
-            "notes": list(self.notes),
-        }
+_UNUSED_S = 30 * 24 * 3600.0
+"""A set in the cache that was not used for so long is thrown away."""
 
 
 def prepare(
     section: DataSection,
     chat: ChatFormat,
     max_length: int,
+    out: Path,
+    *,
+    suites: Sequence[str] = (),
+    verify: Verify | None = None,
     on_row: Callable[[int], None] | None = None,
+    workers: int | None = None,
 ) -> Prepared:
-    """Load, split and tokenize the rows of a stage. Nothing is ever cut: a row that is too long is dropped.
+    """Make a prepared set in a folder, atomically.
 
     Args:
-        section: which rows.
+        section: which rows, and what has to hold of them.
         chat: the model's chat format.
         max_length: most tokens of prompt and completion together.
-        on_row: called with the number of rows read so far.
+        out: the folder; one that is there is replaced.
+        suites: evaluation suites of the recipe, which no row may come from.
+        verify: runs rows; None for none.
+        on_row: called with the number of objects read so far.
+        workers: processes that examine rows; None for one a CPU.
 
     Raises:
-        DataError: no row is left, or a row is too long and ``too_long = "fatal"``.
+        DataError: no row is left, a line is broken or a row too long and that is fatal, or a column is missing.
+        MachineError: the disk is full, or the hub cannot be reached.
     """
-    left_out = Dropped()
-    examples: list[Example] = []
-    for number, row in enumerate(load_rows(section, left_out), 1):
-        rendered = chat.render(row.prompt, row.completion)
-        if len(rendered.input_ids) > max_length:
-            if section.too_long == "fatal":
-                raise DataError(
-                    f"{row.source} {row.id}: has {len(rendered.input_ids)} tokens (max_length is {max_length}); "
-                    'raise train.max_length, or set data.too_long = "drop"'
-                )
-            left_out.reasons[f"longer than {max_length} tokens"] += 1
-            continue
-        examples.append(Example(row, rendered))
-        if on_row is not None:
-            on_row(number)
-    train, validation, test = split(examples, section.eval_share, section.test_share, section.seed)
-    if not train:
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.reasons.items()) or "the source is empty"
-        raise DataError(f"{section.source}: no row is left to train on ({why}); check the source and train.max_length")
-    note = broken_note(section, left_out)
-    return Prepared(train, validation, test, dict(left_out.reasons), (note,) if note else ())
+    new = not out.parent.exists()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    try:
+        with (temporary / "dropped.jsonl").open("w", encoding="utf-8") as log:
+            found = collect(section, chat, max_length, temporary, log, suites=suites, on_row=on_row, workers=workers)
+            chosen = found.choose(verify)
+        if not len(chosen.places):
+            why = ", ".join(f"{count} {reason}" for reason, count in found.funnel.dropped.items())
+            raise DataError(
+                f"{section.source}: no row is left to train on ({why or 'the source is empty'}); "
+                "check the source and train.max_length"
+            )
+        side_of = np.full(len(found.groups), -1, np.int8)
+        side_of[chosen.places] = sides(found.groups[chosen.places], section.eval_share, section.test_share)
+        written = _distribute(found.spool, side_of, chosen.noted, temporary)
+        found.spool.unlink()
+        write_card(temporary, section, chat, max_length, found.funnel, found.notes, written)
+        temporary.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if new and not out.exists():
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                out.parent.rmdir()
+    return Prepared.open(out)
 
 
-def broken_note(section: DataSection, left_out: Dropped) -> str | None:
-    """One line on the broken lines of a file that were passed over; None where there were none."""
-    if not left_out.broken.found:
-        return None
-    return f"{left_out.broken.describe(Path(section.path or section.source))}; passed over"
+def cached_set(
+    section: DataSection,
+    chat: ChatFormat,
+    max_length: int,
+    *,
+    suites: Sequence[str] = (),
+    verify: Verify | None = None,
+    on_row: Callable[[int], None] | None = None,
+) -> Prepared:
+    """The prepared set of a section in the user's cache folder; made where there is none for exactly these inputs.
+
+    Takes what `prepare` takes.
+
+    Raises:
+        DataError: as for `prepare`.
+        MachineError: as for `prepare`.
+    """
+    folder = cache_dir() / "prepared"
+    place = folder / key_of(section, chat, max_length, suites)
+    if not (place / "prepared.json").is_file():
+        _throw_away_unused(folder)
+        return prepare(section, chat, max_length, place, suites=suites, verify=verify, on_row=on_row)
+    with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
+        os.utime(place)
+    return Prepared.open(place)
 
 
-def split(
-    examples: Iterable[Example], eval_share: float, test_share: float, seed: int
-) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
-    """Split by group: all rows of a group land on the same side, whatever the order and number of the others.
+def _throw_away_unused(folder: Path) -> None:
+    """Remove sets that were not used for long, and what a kill left half-made."""
+    now = time.time()
+    for place in folder.glob("*") if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if now - place.stat().st_mtime > _UNUSED_S:
+                shutil.rmtree(place)
+
+
+def _distribute(spool: Path, side_of: NDArray[np.int8], noted: dict[int, dict[str, object]], folder: Path) -> Written:
+    """Write each row of the spool to its side, a batch at a time.
 
     Args:
-        examples: the examples.
-        eval_share: share of the groups for validation.
-        test_share: share of the groups that is kept out.
-        seed: changes which groups they are.
-
-    Returns:
-        Train, validation, test.
+        spool: every row.
+        side_of: `SIDES` by number for each row, -1 for one that is not used; shape [rows].
+        noted: what to add to the ``meta`` of a row, by its place.
+        folder: gets an Arrow file for each side that has rows.
     """
-    sides: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
-    for example in examples:
-        digest = hashlib.sha256(f"{seed}\0{example.row.group}".encode()).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        side = 2 if place < test_share else 1 if place < test_share + eval_share else 0
-        sides[side].append(example)
-    train, validation, test = sides
-    if not train:  # a small set that fell on one side as a whole
-        train, validation = validation, []
-    if train and not validation:  # a small set: the group with the lowest hash is kept back
-        validation, train = _keep_back_one(train)
-    return tuple(train), tuple(validation), tuple(test)
+    import pyarrow as pa
+
+    found = Written(dict.fromkeys(SIDES, 0), [], 0)
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, pa.ipc.RecordBatchStreamWriter] = {}
+        reader = stack.enter_context(pa.ipc.open_stream(stack.enter_context(pa.OSFile(str(spool)))))
+        start = 0
+        for batch in reader:
+            placed = side_of[start : start + batch.num_rows]
+            for number, side in enumerate(SIDES):
+                places = np.flatnonzero(placed == number)
+                if not len(places):
+                    continue
+                part = _with_notes(batch.take(pa.array(places)), [noted.get(start + int(place)) for place in places])
+                if side not in writers:
+                    writers[side] = stack.enter_context(pa.ipc.new_stream(str(folder / f"{side}.arrow"), schema()))
+                writers[side].write_batch(part)
+                found.rows[side] += part.num_rows
+                found.lengths.append(np.asarray(part.column("input_ids").value_lengths(), np.int64))
+                if side == "train":
+                    found.trained_tokens += int((np.asarray(part.column("labels").flatten()) != IGNORE_INDEX).sum())
+            start += batch.num_rows
+    return found
 
 
-def _keep_back_one(train: list[Example]) -> tuple[list[Example], list[Example]]:
-    groups = sorted({example.row.group for example in train}, key=lambda g: hashlib.sha256(g.encode()).digest())
-    if len(groups) < 2:
-        return [], train
-    first = groups[0]
-    kept = [example for example in train if example.row.group == first]
-    return kept, [example for example in train if example.row.group != first]
+def _with_notes(batch: pyarrow.RecordBatch, notes: list[dict[str, object] | None]) -> pyarrow.RecordBatch:
+    import pyarrow as pa
+
+    if not any(notes):
+        return batch
+    metas = zip(batch.column("meta").to_pylist(), notes, strict=True)
+    texts = [json.dumps(json.loads(text) | (note or {}), sort_keys=True) for text, note in metas]
+    return batch.set_column(batch.schema.get_field_index("meta"), "meta", pa.array(texts, pa.string()))

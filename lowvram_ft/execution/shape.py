@@ -37,9 +37,13 @@ def read_shape(test: str) -> Shape:
         return Shape(f"line {error.lineno}: {type(error).__name__}: {error.msg}", 0, 0)
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         return Shape(f"{type(error).__name__}: {error}", 0, 0)
-    functions = list(_test_functions(tree.body))
-    checks = sum(_is_check(node) for function in functions for node in ast.walk(function))
-    return Shape(None, len(functions), checks)
+    counts = check_counts(tree)
+    return Shape(None, len(counts), sum(counts))
+
+
+def check_counts(tree: ast.Module) -> list[int]:
+    """How many checks each test function of a test file holds."""
+    return [sum(map(_is_check, ast.walk(function))) for function in _test_functions(tree.body)]
 
 
 def _test_functions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -8,7 +8,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
-Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces"]
+Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces", "repository"]
+Filter = Literal["constraints", "assertions", "contamination"]
+Duplicates = Literal["drop", "group", "keep"]
 Quant = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -41,21 +43,54 @@ class DataSection(Section):
     hub_id: str | None = None
     """Data set on the hub; by default the source's own."""
     split: str = "train"
+    max_read: int | None = Field(default=None, gt=0)
+    """Read so many objects of the source at the most."""
     max_rows: int | None = Field(default=None, gt=0)
+    """Use so many rows at the most: of many kinds of code, drawn with ``seed``, not the first ones."""
+    filters: Annotated[tuple[Filter, ...], Field(strict=False)] | None = None
+    """Which rows teach: ``constraints`` (pytest only, nothing outside the process), ``assertions``, ``contamination``
+    (no evaluation task). By default all of them; for the rows that ship with the kit, which are checked otherwise,
+    none."""
+    min_assertions: int = Field(default=1, gt=0)
+    """Assertions that a test file has to hold, with the filter ``assertions``."""
+    duplicates: Duplicates | None = None
+    """What happens to a row whose code is that of an earlier one, names and layout apart, or nearly so: ``drop`` it,
+    ``group`` it with the other on one side of the split, ``keep``. By default ``drop``; ``group`` for failure traces,
+    ``keep`` for the rows that ship with the kit."""
+    verify: bool = False
+    """Run every row before it is used: its test passes, in another order and with another hash seed as well."""
+    min_mutation_score: float = Field(default=0.0, ge=0, le=1)
+    """Least share of its mutants that a row has to kill; only with ``verify``."""
     eval_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the groups that is kept back for the validation loss."""
     test_share: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of the groups that is kept out of training and validation altogether."""
     seed: int = Field(default=0, ge=0)
-    broken_lines: Literal["fatal", "skip"] = "fatal"
-    """What a line that is not a JSON object does."""
-    too_long: Literal["drop", "fatal"] = "drop"
-    """What a row with more than ``train.max_length`` tokens does. It is never cut."""
+    broken_lines: Literal["fatal", "skip"] = "skip"
+    """What a line that is not a JSON object does. It is reported either way."""
+    too_long: Literal["drop", "trim", "fatal"] = "drop"
+    """What a row with more than ``train.max_length`` tokens does. Its text is never cut: ``trim`` makes rows of
+    the definitions that are tested, with what they call, and the tests that reach them."""
+
+    @property
+    def active_filters(self) -> tuple[Filter, ...]:
+        """Those that are set, or the source's own."""
+        if self.filters is not None:
+            return self.filters
+        return () if self.source == "samples" else ("constraints", "assertions", "contamination")
+
+    @property
+    def duplicates_policy(self) -> Duplicates:
+        """What is set, or the source's own."""
+        own: dict[str, Duplicates] = {"samples": "keep", "failure_traces": "group"}
+        return self.duplicates or own.get(self.source, "drop")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.subset is not None and self.source != "samples":
             raise ValueError(f'subset: only with source = "samples" (source is "{self.source}"); remove it')
+        if self.min_mutation_score and not self.verify:
+            raise ValueError("min_mutation_score: needs rows that are run; set verify = true")
         if self.source == "testgeneval" and self.split != "train":
             raise ValueError(
                 f'split: "{self.split}" of testgeneval is an evaluation split and must never reach training; '

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from lowvram_ft.data.prepare import IGNORE_INDEX
+from lowvram_ft.data.prepared import IGNORE_INDEX
 
 
 class CpuSFTTrainer(SFTTrainer):  # type: ignore[misc]

@@ -7,12 +7,15 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lowvram_ft.data.prepare import IGNORE_INDEX, Example
+from lowvram_ft.data.prepared import IGNORE_INDEX, Example
 from lowvram_ft.errors import TrainingError
 from lowvram_ft.recipe import TrainSection
 from lowvram_ft.training.engines.protocol import Loaded
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 CHECKPOINTS_KEPT = 2
 
@@ -20,8 +23,8 @@ CHECKPOINTS_KEPT = 2
 def build_sft_trainer(
     loaded: Loaded,
     train: TrainSection,
-    rows: Sequence[dict[str, list[int]]],
-    eval_rows: Sequence[dict[str, list[int]]],
+    rows: Dataset,
+    eval_rows: Dataset | None,
     output_dir: Path,
     callbacks: Sequence[Any],
     trainer_class: Any = None,
@@ -32,21 +35,20 @@ def build_sft_trainer(
         loaded: the model.
         train: the recipe's section.
         rows: ``input_ids`` and ``labels`` of each training row.
-        eval_rows: the same for the validation loss; may be empty.
+        eval_rows: the same for the validation loss; None for none.
         output_dir: for checkpoints.
         callbacks: of type ``transformers.TrainerCallback``.
         trainer_class: an engine's own ``SFTTrainer``; TRL's by default.
     """
-    from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
     keep_quiet()
     trainer = (trainer_class or SFTTrainer)(
         model=loaded.model,
-        args=sft_config(loaded, train, bool(eval_rows), output_dir),
-        train_dataset=Dataset.from_list(list(rows)),
-        eval_dataset=Dataset.from_list(list(eval_rows)) if eval_rows else None,
+        args=sft_config(loaded, train, eval_rows is not None, output_dir),
+        train_dataset=rows,
+        eval_dataset=eval_rows,
         processing_class=loaded.tokenizer,
         callbacks=list(callbacks),
     )
@@ -101,11 +103,6 @@ def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir:
     )
 
 
-def rows_for_trainer(examples: Sequence[Example]) -> list[dict[str, list[int]]]:
-    """``input_ids`` and ``labels`` of each example."""
-    return [{"input_ids": list(example.rendered.input_ids), "labels": example.labels} for example in examples]
-
-
 def assert_completion_mask(trainer: Any, examples: Sequence[Example]) -> None:
     """Hold the batches that the trainer really sees against the rendered rows, before the first step.
 
@@ -123,11 +120,9 @@ def assert_completion_mask(trainer: Any, examples: Sequence[Example]) -> None:
         batch = trainer.data_collator([dict(seen[start + i]) for i in range(len(part))])
         for i, example in enumerate(part):
             ids, labels = batch["input_ids"][i].tolist(), batch["labels"][i].tolist()
-            length = len(example.rendered.input_ids)
+            length = len(example.input_ids)
             padding = len(labels) - length
-            if ids[:length] != list(example.rendered.input_ids) or labels != (
-                example.labels + [IGNORE_INDEX] * padding
-            ):
+            if ids[:length] != list(example.input_ids) or labels != (example.labels + [IGNORE_INDEX] * padding):
                 raise TrainingError(
                     f"completion mask: row {example.row.id} carries loss on other tokens than its completion and end "
                     "token; report this with the versions that `lowvram-ft doctor` prints"

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from gguf_export import Adapter, Checkpoint
-from lowvram_ft.data.prepare import Prepared, prepare
+from lowvram_ft.data.prepare import cached_set
+from lowvram_ft.data.prepared import Prepared
+from lowvram_ft.data.verify_recipe import verifier
 from lowvram_ft.errors import MachineError, TrainingError, cannot_write, is_disk_full
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import from_folder
 from lowvram_ft.training.engines import Engine, LoadPlan
-from lowvram_ft.training.sft import assert_completion_mask, keep_quiet, rows_for_trainer
+from lowvram_ft.training.sft import assert_completion_mask, keep_quiet
 
 CHECKPOINT_FILES = (
     "trainer_state.json",
@@ -81,7 +83,9 @@ def train_stage(
     if adapter is not None:  # PEFT passes over tensors that have no place in the base
         Adapter.load(adapter).check_fits(Checkpoint.open(model))
     chat = from_folder(model)
-    prepared = prepare(recipe.data, chat, plan.max_length)
+    prepared = cached_set(
+        recipe.data, chat, plan.max_length, suites=recipe.eval.suites, verify=verifier(recipe.data, progress)
+    )
     for note in prepared.notes:
         progress.say(note)
     progress.say(_describe(name, prepared))
@@ -94,8 +98,8 @@ def train_stage(
         recipe.train.method,
         loaded,
         recipe.train,
-        rows_for_trainer(prepared.train),
-        rows_for_trainer(prepared.eval),
+        prepared.train.for_trainer(),
+        prepared.eval.for_trainer() if prepared.eval else None,
         checkpoints,
         callbacks,
     )

@@ -96,7 +96,7 @@ def test_ctrl_c_while_rows_are_prepared(
     here: Cli, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_recipe(tmp_path, tiny_llama)
-    monkeypatch.setattr("lowvram_ft.data.show.write_json", interrupt)
+    monkeypatch.setattr("lowvram_ft.data.card.write_json", interrupt)
     assert here("data", "prepare", "tiny.toml", "--out", "out") == Outcome(130, "", STOPPED)
     assert files(tmp_path) == ["tiny.toml"]
 
@@ -121,7 +121,7 @@ def test_ctrl_c_while_a_model_answers_or_its_tests_run(
 
 
 def test_ctrl_c_while_rows_are_verified(here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowvram_ft.data.show.verify_rows", interrupt)
+    monkeypatch.setattr("lowvram_ft.data.verify_recipe.verify_rows", interrupt)
     assert here("data", "verify", "demo", "-q") == Outcome(130, "", STOPPED)
 
 

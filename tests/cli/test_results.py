@@ -273,4 +273,5 @@ def test_data_prepare_as_json(here: Cli, tmp_path: Path, tiny_llama: Path) -> No
     write_recipe(tmp_path, tiny_llama)
     outcome = here("data", "prepare", "tiny.toml", "--out", "out", "--json")
     assert (outcome.code, outcome.stderr) == (0, "")
-    assert one_object(outcome)["tiny"] == json.loads((tmp_path / "out" / "tiny" / "prepared.json").read_text())
+    facts = json.loads((tmp_path / "out" / "tiny" / "prepared.json").read_text())
+    assert one_object(outcome)["tiny"] == facts | {"folder": "out/tiny"}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from gguf_export import render_modelfile_template
-from lowvram_ft.data.prepare import IGNORE_INDEX
-from lowvram_ft.data.sources import held_out_rows
+from lowvram_ft.data.prepared import IGNORE_INDEX
+from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.rendering import ChatFormat, from_folder
 from tests.gguf_models import CHATML_TEMPLATE, make_adapter, make_tiny_model
 from tests.tiny_runs import examples, steps
@@ -51,9 +51,9 @@ def test_the_adapter_is_a_standard_peft_folder(llama_run: tuple[Path, Path], tin
     adapter = llama_run[1] / "stages" / "third" / "adapter"
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["peft_type"], config["task_type"], config["r"], config["lora_alpha"]) == ("LORA", "CAUSAL_LM", 8, 16)
-    rendered = examples(tiny_llama, 2)[0].rendered
-    ids = torch.tensor([rendered.input_ids])
-    labels = torch.where(torch.tensor([rendered.completion_mask]) == 1, ids, IGNORE_INDEX)
+    example = examples(tiny_llama, 2)[0]
+    ids = torch.tensor([example.input_ids])
+    labels = torch.where(torch.tensor([example.completion_mask]) == 1, ids, IGNORE_INDEX)
     base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     with torch.no_grad():
         before = base(ids, labels=labels).loss.item()

@@ -66,6 +66,7 @@ def hub(layout: Path) -> Iterator[Hub]:
 
 def _lowvram_ft(hub: Hub, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     client = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
+    client["LOWVRAM_FT_CACHE"] = str(folder / "cache")
     return subprocess.run(
         [str(COMMAND), *map(str, arguments)],
         capture_output=True,
@@ -81,6 +82,7 @@ def _recipe(folder: Path, **changes: str) -> Path:
     text = path.read_text(encoding="utf-8").replace(
         'source = "samples"', 'source = "kodcode"\nhub_id = "someone/rows"', 1
     )
+    text = text.replace("max_rows", "max_read")
     for old, new in changes.items():
         text = text.replace(old, new)
     path.write_text(text, encoding="utf-8")

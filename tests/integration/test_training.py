@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from lowvram_ft.data.prepare import IGNORE_INDEX, Example
+from lowvram_ft.data.prepared import IGNORE_INDEX, Example
 from lowvram_ft.errors import ModelError, TrainingError
 from lowvram_ft.training.engines import Loaded
 from lowvram_ft.training.engines.reference import ReferenceEngine
-from lowvram_ft.training.sft import assert_completion_mask, rows_for_trainer
+from lowvram_ft.training.sft import assert_completion_mask
 from tests.gguf_models import make_adapter, make_tiny_model
-from tests.tiny_runs import examples, load_plan, run_cli, train_section, write_recipe
+from tests.tiny_runs import examples, for_trainer, load_plan, run_cli, train_section, write_recipe
 
 ENGINE = ReferenceEngine()
 Batch = dict[str, Any]
@@ -37,8 +37,8 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lowvram_ft.training.engines.reference.compute_dtype", lambda device: "float32")
 
 
-def _trainer(loaded: Loaded, rows: tuple[Example, ...], out: Path, callbacks: Any = (), **train: Any) -> Any:
-    return ENGINE.trainer("sft", loaded, train_section(**train), rows_for_trainer(rows), [], out, callbacks)
+def _trainer(loaded: Loaded, rows: list[Example], out: Path, callbacks: Any = (), **train: Any) -> Any:
+    return ENGINE.trainer("sft", loaded, train_section(**train), for_trainer(rows), None, out, callbacks)
 
 
 def _randomize_adapter(model: Any) -> None:
@@ -81,7 +81,7 @@ def test_the_completion_mask_holds_on_real_rows(tiny_llama: Path, tmp_path: Path
     carrying = (batch["labels"] != IGNORE_INDEX).sum(dim=1).tolist()
     encode = trainer.processing_class.encode
     assert carrying == [len(encode(row.row.completion + "<|im_end|>", add_special_tokens=False)) for row in rows]
-    assert len({len(row.rendered.input_ids) for row in rows}) > 1  # there was padding to leave out
+    assert len({len(row.input_ids) for row in rows}) > 1  # there was padding to leave out
 
 
 def _off_by_one(row: dict[str, list[int]]) -> None:
@@ -112,7 +112,7 @@ def test_a_wrong_completion_mask_is_refused_by_row(
 
     rows = examples(tiny_llama)
     trainer = _trainer(ENGINE.load(tiny_llama, load_plan(), None), rows, tmp_path)
-    tampered = rows_for_trainer(rows)
+    tampered = for_trainer(rows).to_list()
     tamper(tampered[3])
     trainer.train_dataset = Dataset.from_list(tampered)
     with pytest.raises(TrainingError, match=f"completion mask: row {rows[3].row.id} carries loss on other tokens"):
@@ -254,7 +254,7 @@ def test_an_adapter_is_continued(tiny_llama: Path, tmp_path: Path) -> None:
     for name, parameter in given.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
     rows = examples(tiny_llama, 2)
-    ids = torch.tensor([rows[0].rendered.input_ids])
+    ids = torch.tensor([rows[0].input_ids])
     with torch.no_grad():
         assert (given(ids).logits - fresh(ids).logits).abs().max() > 0.1
 

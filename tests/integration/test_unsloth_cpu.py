@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from lowvram_ft.training.engines.reference import ReferenceEngine
-from lowvram_ft.training.sft import rows_for_trainer
 from tests.gguf_models import make_adapter, make_tiny_model
-from tests.tiny_runs import examples, load_plan, run_cli, train_section, write_recipe
+from tests.tiny_runs import examples, for_trainer, load_plan, run_cli, train_section, write_recipe
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("unsloth") is None,
@@ -53,10 +52,10 @@ def _reference_loss(
     model: Path, dtype: str, load_in_4bit: bool, adapter: Path | None, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> float:
     monkeypatch.setattr("lowvram_ft.training.engines.reference.compute_dtype", lambda device: dtype)
-    engine, rows = ReferenceEngine(), rows_for_trainer(examples(model, 4))
+    engine, rows = ReferenceEngine(), for_trainer(examples(model, 4))
     loaded = engine.load(model, load_plan(load_in_4bit=load_in_4bit), adapter)
     train = train_section(per_device_train_batch_size=len(rows))
-    trainer = engine.trainer("sft", loaded, train, rows, [], out, [])
+    trainer = engine.trainer("sft", loaded, train, rows, None, out, [])
     trainer.train()
     return float(next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry))
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.data.jsonl import read_rows
-from lowvram_ft.data.sources import HELD_OUT, SAMPLE_FILES, held_out_rows, load_rows
+from lowvram_ft.data.sources import load_rows
+from lowvram_ft.data.sources.samples import HELD_OUT, SAMPLE_FILES, held_out_rows
 from lowvram_ft.recipe import DataSection
 
 FOLDER = files("lowvram_ft.data") / "samples"

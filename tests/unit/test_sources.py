@@ -5,8 +5,11 @@ import json
 import pytest
 
 from lowvram_ft.data.jsonl import BrokenLines, read_rows
+from lowvram_ft.data.objects import raw_objects
 from lowvram_ft.data.row import build_prompt
-from lowvram_ft.data.sources import CONVERTERS, HUB_IDS, Dropped, failed_tests, held_out_rows, load_rows
+from lowvram_ft.data.sources import SOURCES, load_rows, raw_rows
+from lowvram_ft.data.sources.samples import held_out_rows
+from lowvram_ft.data.sources.source import LeftOut
 from lowvram_ft.errors import DataError
 from lowvram_ft.recipe import DataSection
 
@@ -24,9 +27,17 @@ def jsonl(tmp_path, *values):
 
 def load(tmp_path, source, *values, **settings):
     """The rows of a file, and why others were left out."""
-    dropped = Dropped()
     section = DataSection(source=source, path=str(jsonl(tmp_path, *values)), **settings)
-    return list(load_rows(section, dropped)), dict(dropped.reasons)
+    rows, reasons = [], {}
+    for raw in raw_rows(section):
+        value, problem = raw.value()
+        assert value is not None, problem
+        try:
+            rows += SOURCES[source].rows(value, raw.where)
+        except LeftOut as left_out:
+            reasons[left_out.reason] = reasons.get(left_out.reason, 0) + 1
+    assert [row.id for row in rows] == [row.id for row in load_rows(section)]
+    return rows, reasons
 
 
 def kodcode(**changes):
@@ -59,7 +70,7 @@ def test_kodcode_rows_that_were_not_solved_are_left_out_though_the_string_false_
 
 def test_kodcode_tests_without_an_import_get_one(tmp_path):
     (row,), _ = load(tmp_path, "kodcode", kodcode(test=BARE))
-    assert row.test == "from solution import double\n" + BARE
+    assert row.test == TEST
 
 
 def test_kodcode_rows_that_do_not_parse_are_left_out_and_counted(tmp_path):
@@ -73,11 +84,25 @@ def test_a_missing_column_names_the_line_and_the_columns_that_are_there(tmp_path
     with pytest.raises(DataError) as caught:
         load(tmp_path, "kodcode", kodcode(), {"code": CODE, "tests": TEST})
     assert str(caught.value) == (
-        f"{tmp_path / 'rows.jsonl'}:2: no text in column solution (columns: code, tests); "
-        "check data.source, or the file"
+        f"{tmp_path / 'rows.jsonl'}:2: no column solution (columns: code, tests); check data.source, or the file"
     )
-    with pytest.raises(DataError, match=r"no text in column test or test_code \(columns: "):
-        load(tmp_path, "kodcode", kodcode(test="  "))
+    with pytest.raises(DataError, match=r"no column test or test_code \(columns: "):
+        load(tmp_path, "kodcode", kodcode(test=None))
+
+
+@pytest.mark.parametrize("nothing", ["", "  ", 5, [], {}, False])
+def test_a_column_without_text_leaves_its_row_out(tmp_path, nothing):
+    rows, reasons = load(tmp_path, "kodcode", kodcode(test=nothing), {**kodcode(), "solution": None}, kodcode())
+    assert len(rows) == 1
+    assert reasons == {"no text in test": 1, "no text in solution": 1}
+
+
+def test_texts_that_are_too_large_or_no_unicode_leave_their_row_out(tmp_path):
+    large = kodcode(solution=CODE + "# x\n" * 200_000)
+    broken = json.dumps(kodcode()).replace("double(2)", "double('\\\\ud800')").replace("\\\\ud800", "\\ud800")
+    rows, reasons = load(tmp_path, "kodcode", large, broken, kodcode())
+    assert len(rows) == 1
+    assert reasons == {"solution has more than 400,000 characters": 1, "test is no valid Unicode": 1}
 
 
 def test_rows_without_an_id_are_told_apart_by_their_code(tmp_path):
@@ -107,10 +132,11 @@ def test_testgeneval_rows_are_keyed_on_id_and_grouped_by_repository(tmp_path):
     assert {row.meta["instance_id"] for row in rows} == {"owner__name-1"}
 
 
-@pytest.mark.parametrize(("file", "module"), [("pkg/__init__.py", "pkg"), ("mod.py", "mod"), ("a/b/c.py", "a.b.c")])
+@pytest.mark.parametrize(("file", "module"), [("pkg/__init__.py", "pkg"), ("mod.py", "mod"), ("src/b/c.py", "b.c")])
 def test_a_file_of_a_repository_becomes_a_module(tmp_path, file, module):
-    (row,), _ = load(tmp_path, "testgeneval", testgeneval(code_file=file))
-    assert row.module == module
+    test = testgeneval()["test_src"].replace("pkg.sub.mod", module)
+    (row,), _ = load(tmp_path, "testgeneval", testgeneval(code_file=file, test_src=test))
+    assert (row.module, row.test) == (module, TEST)
 
 
 def test_testgeneval_files_that_do_not_parse_are_left_out(tmp_path):
@@ -144,7 +170,7 @@ def test_coderm_takes_the_test_with_the_least_false_acceptance_then_rejection(tm
     (row,), _ = load(tmp_path, "coderm", coderm(tests))
     assert row.test.endswith("# c\n")
     assert (row.id, row.group, row.source, row.meta) == ("12", "12", "coderm", {"FAR": 0.1, "FRR": 0.1})
-    assert row.test.startswith("from solution import double\n")
+    assert row.test.startswith(TEST)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +186,10 @@ def test_coderm_tests_may_come_as_a_list_too(tmp_path):
     assert row.completion.endswith(BARE.strip())
 
 
-def test_coderm_tests_that_are_no_json_say_where(tmp_path):
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: unit_tests: is not JSON .*download the data set again"):
-        load(tmp_path, "coderm", coderm('[{"code": "x'))
+def test_coderm_tests_that_are_no_json_leave_their_row_out(tmp_path):
+    assert load(tmp_path, "coderm", coderm('[{"code": "x')) == ([], {"unit_tests is not JSON": 1})
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: no column unit_tests \(columns: code_generate, "):
+        load(tmp_path, "coderm", {key: text for key, text in coderm("[]").items() if key != "unit_tests"})
 
 
 # --- failure traces, samples
@@ -189,20 +216,16 @@ def test_traces_of_one_code_are_one_group(tmp_path):
 
 @pytest.mark.parametrize("column", ["code", "failed_test", "failure_log", "fixed_test"])
 def test_a_failure_trace_needs_all_of_its_columns(tmp_path, column):
-    with pytest.raises(DataError, match=f"no text in column {column}"):
-        load(tmp_path, "failure_traces", trace(**{column: ""}))
+    assert load(tmp_path, "failure_traces", trace(**{column: ""})) == ([], {f"no text in {column}": 1})
+    value = trace()
+    del value[column]
+    with pytest.raises(DataError, match=f"no column {column}"):
+        load(tmp_path, "failure_traces", value)
 
 
-def test_failure_traces_need_a_file():
-    with pytest.raises(DataError, match=r'set data\.path = "failure_traces\.jsonl"'):
-        list(load_rows(DataSection(source="failure_traces")))
-
-
-def test_the_failed_tests_go_with_the_ids_of_their_rows(tmp_path):
-    path = str(jsonl(tmp_path, trace(id="t1"), trace(id="t2", failed_test="assert 0")))
-    section = DataSection(source="failure_traces", path=path)
-    assert failed_tests(section) == {"t1": TEST.replace("4", "5"), "t2": "assert 0"}
-    assert set(failed_tests(section)) == {row.id for row in load_rows(section)}
+def test_the_failed_test_goes_with_its_row(tmp_path):
+    rows, _ = load(tmp_path, "failure_traces", trace(id="t1"), trace(id="t2", failed_test="assert 0"))
+    assert {row.id: row.meta["failed_test"] for row in rows} == {"t1": TEST.replace("4", "5"), "t2": "assert 0"}
 
 
 def test_the_rows_that_ship_come_whole_or_by_subset():
@@ -217,16 +240,22 @@ def test_held_out_rows_never_come_with_the_others():
     assert not held_out & {row.id for row in load_rows(DataSection())}
 
 
-def test_max_rows_counts_the_rows_that_are_kept(tmp_path):
+def test_no_more_objects_are_read_than_asked_for(tmp_path):
     values = [kodcode(r1_correctness="False"), *[kodcode(question_id=f"q{i}") for i in range(5)]]
-    rows, reasons = load(tmp_path, "kodcode", *values, max_rows=3)
-    assert [row.id for row in rows] == ["q0", "q1", "q2"]
+    rows, reasons = load(tmp_path, "kodcode", *values, max_read=3)
+    assert [row.id for row in rows] == ["q0", "q1"]
     assert reasons == {"r1_correctness is not True": 1}
 
 
-def test_every_source_has_a_converter_and_every_hub_source_an_id():
-    assert set(CONVERTERS) == set(DataSection.model_fields["source"].annotation.__args__)
-    assert set(HUB_IDS) == set(CONVERTERS) - {"samples", "failure_traces"}
+def test_every_source_of_a_recipe_is_there():
+    assert set(SOURCES) == set(DataSection.model_fields["source"].annotation.__args__)
+    assert {name for name, source in SOURCES.items() if source.hub_id} == {"kodcode", "testgeneval", "coderm"}
+
+
+@pytest.mark.parametrize("source", ["failure_traces", "repository"])
+def test_a_source_without_a_file_or_a_hub_says_what_to_set(source):
+    with pytest.raises(DataError, match=rf'comes from a file; set data\.path = "{source}\.jsonl"'):
+        next(iter(raw_objects(DataSection(source=source), (), None)))
 
 
 # --- broken lines

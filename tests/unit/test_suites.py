@@ -1,14 +1,15 @@
 """Suites, and an evaluation that takes up where it was killed."""
 
+import importlib.util
 import json
 
 import pytest
 
 from lowvram_ft.data.row import build_prompt
-from lowvram_ft.data.sources import held_out_rows, load_rows
+from lowvram_ft.data.sources import load_rows
+from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import DataError, MissingExtraError, UsageError
 from lowvram_ft.evaluation import evaluate as evaluate_module
-from lowvram_ft.evaluation import suites
 from lowvram_ft.evaluation.evaluate import CHUNK, evaluate
 from lowvram_ft.evaluation.suites import Task, load_suite, load_suites
 from lowvram_ft.execution import Judgement, TestResult, Verdict
@@ -37,7 +38,7 @@ def test_humaneval_is_its_canonical_solutions():
 
 
 def test_a_suite_whose_package_is_missing_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(suites.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="suite humaneval: not installed"):
         load_suite("humaneval")
 

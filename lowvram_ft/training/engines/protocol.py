@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Method = Literal["sft"]
 
@@ -78,8 +81,8 @@ class Engine(Protocol):
         method: Method,
         loaded: Loaded,
         train: TrainSection,
-        rows: Sequence[dict[str, list[int]]],
-        eval_rows: Sequence[dict[str, list[int]]],
+        rows: Dataset,
+        eval_rows: Dataset | None,
         output_dir: Path,
         callbacks: Sequence[Any],
     ) -> Any:
@@ -90,7 +93,7 @@ class Engine(Protocol):
             loaded: from `load`.
             train: the recipe's section.
             rows: ``input_ids`` and ``labels`` of each training row, shape [T]; -100 where no loss falls.
-            eval_rows: the same for the validation loss; may be empty.
+            eval_rows: the same for the validation loss; None for none.
             output_dir: for checkpoints.
             callbacks: of type ``transformers.TrainerCallback``.
 

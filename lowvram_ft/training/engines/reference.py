@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowvram_ft.errors import ModelError
 from lowvram_ft.hardware import cpu_flags
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
 from lowvram_ft.training.sft import build_sft_trainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_tile"})
 """CPU flags with which bf16 products are faster than float32 ones; without either they are many times slower."""
@@ -57,8 +60,8 @@ class ReferenceEngine:
         method: Method,
         loaded: Loaded,
         train: TrainSection,
-        rows: Sequence[dict[str, list[int]]],
-        eval_rows: Sequence[dict[str, list[int]]],
+        rows: Dataset,
+        eval_rows: Dataset | None,
         output_dir: Path,
         callbacks: Sequence[Any],
     ) -> Any:

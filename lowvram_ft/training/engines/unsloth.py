@@ -13,7 +13,7 @@ import unsloth  # noqa: F401
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import set_peft_model_state_dict
@@ -27,6 +27,9 @@ from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
 from lowvram_ft.training.engines.reference import compute_dtype, does_not_fit, first_line, is_safetensors
 from lowvram_ft.training.sft import build_sft_trainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class UnslothEngine:
@@ -80,8 +83,8 @@ class UnslothEngine:
         method: Method,
         loaded: Loaded,
         train: TrainSection,
-        rows: Sequence[dict[str, list[int]]],
-        eval_rows: Sequence[dict[str, list[int]]],
+        rows: Dataset,
+        eval_rows: Dataset | None,
         output_dir: Path,
         callbacks: Sequence[Any],
     ) -> Any:
