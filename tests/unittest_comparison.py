@@ -27,6 +27,8 @@ class Difference:
 
 def original_name(converted: str, originals: Sequence[str]) -> str | None:
     """The test of the original that a test of the converted file comes from."""
+    if converted in originals:
+        return converted
     plain = converted.partition("[")[0]
     for name in originals:
         holder, _, method = name.rpartition("::")

@@ -44,11 +44,15 @@ def data() -> None:
 @quiet_option
 def inspect_rows(name: str, overrides: tuple[str, ...], rows: int, as_json: bool, quiet: bool) -> None:
     """Count rows and tokens, and show some as the model sees them: what carries no loss is dimmed."""
-    from lowvram_ft.data.show import inspect, print_inspection
+    from lowvram_ft.data.show import inspect, longest_that_fits, print_inspection
+    from lowvram_ft.hardware import detect
+    from lowvram_ft.recipe import load
 
+    machine = detect()
+    longest = {stage.name: longest_that_fits(stage.recipe, machine) for stage in load(name, overrides).stages}
     found = {}
     for stage_name, prepared, chat in _prepared(name, overrides, None, quiet):
-        found[stage_name] = inspect(prepared, chat, rows)
+        found[stage_name] = inspect(prepared, chat, rows, longest[stage_name])
     if as_json:
         print_json(found)
     else:

@@ -7,20 +7,25 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lowvram_ft.data.funnel import LENGTHS
 from lowvram_ft.data.prepared import Example, Prepared
+from lowvram_ft.hardware import Hardware
+from lowvram_ft.memory.for_recipe import plan_recipe
+from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import ChatFormat
 
 BINS = (128, 256, 512, 1024, 2048, 4096)
 """Upper bounds of the token histogram; the last bin has none."""
 
 
-def inspect(prepared: Prepared, chat: ChatFormat, rows: int) -> dict[str, Any]:
+def inspect(prepared: Prepared, chat: ChatFormat, rows: int, longest: int | None = None) -> dict[str, Any]:
     """A prepared set for people: its counts, and some rows as the model sees them.
 
     Args:
         prepared: the set.
         chat: the model's chat format.
         rows: how many to take.
+        longest: what `longest_that_fits` says.
 
     Returns:
         Counts, a token histogram, and for each row taken the text without loss and the text with loss.
@@ -31,8 +36,26 @@ def inspect(prepared: Prepared, chat: ChatFormat, rows: int) -> dict[str, Any]:
     return {
         **prepared.to_json(),
         "histogram": _histogram(lengths),
+        "longest_that_fits": longest,
         "rows": [_shown(example, chat) for example in shown],
     }
+
+
+def longest_that_fits(recipe: Recipe, hardware: Hardware) -> int | None:
+    """The largest ``train.max_length`` of `LENGTHS` for which the memory plan of a stage fits; None where none does.
+
+    Neither a shorter length nor a smaller model may be given up for it.
+
+    Raises:
+        ModelError: the base model is of a family that cannot be planned.
+    """
+    allow = tuple(word for word in recipe.hardware.allow if word not in ("shorter", "smaller_model"))
+    kept = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"allow": allow})})
+    for length in reversed(LENGTHS):
+        longer = kept.model_copy(update={"train": recipe.train.model_copy(update={"max_length": length})})
+        if plan_recipe(longer, hardware).fit.plan.fits:
+            return length
+    return None
 
 
 def _shown(example: Example, chat: ChatFormat) -> dict[str, Any]:
@@ -63,6 +86,13 @@ def print_inspection(stage: str, found: dict[str, Any], console: Console) -> Non
         f"{found['tokens']} tokens, {found['trained_tokens']} of them carry loss"
     )
     print_funnel(found, console)
+    longest = found["longest_that_fits"]
+    within = {int(length): count for length, count in found["funnel"]["rows_within_tokens"].items()}
+    if longest is not None and longest > found["max_length"] and within[longest] > found["funnel"]["kept"]:
+        console.print(
+            f"  by the memory plan, train.max_length could be {longest} (it is {found['max_length']}): "
+            f"{within[longest]} rows would fit"
+        )
     widest = max(found["histogram"].values(), default=1) or 1
     for label, count in found["histogram"].items():
         console.print(f"  {label:>10} tokens  {count:>6}  {'#' * round(40 * count / widest)}")
