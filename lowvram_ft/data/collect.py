@@ -50,15 +50,15 @@ class Chosen:
 
 @dataclass
 class Collected:
-    """The survivors of a pass over a source. In memory are 20 bytes of each.
+    """The survivors of a pass over a source. In memory are 8 bytes of each, or 20 where a choice is to be made.
 
     Attributes:
         section: the recipe's section.
         spool: the rows, with their tokens where a chat format was given: an Arrow file, absent where there are none.
         funnel: what was counted.
         notes: what the user should know.
-        strata: `pick.stratum` of each; shape [rows].
-        draws: `pick.draw` of each; shape [rows].
+        strata: `pick.stratum` of each, where a choice is to be made; shape [rows].
+        draws: `pick.draw` of each, where a choice is to be made; shape [rows].
         groups: `split.group_hash` of each; shape [rows].
         log: where dropped rows are noted.
     """
@@ -84,7 +84,7 @@ class Collected:
             verify: runs rows, in the order of choice and until enough hold; those that do not are not chosen.
         """
         count, most = len(self.groups), self.section.max_rows
-        order = order_of_choice(self.strata, self.draws)
+        order = np.arange(count) if most is None else order_of_choice(self.strata, self.draws)
         chosen = Chosen(order[:most], {}) if verify is None else self._run(order, most, verify)
         failed = sum(self.funnel.reasons.get("execution", {}).values())
         if left := count - len(chosen.places) - failed:
@@ -151,9 +151,9 @@ def collect(
         spool,
         run.funnel,
         notes,
-        np.concatenate([np.empty(0, np.int32), *run.strata]),
-        np.concatenate([np.empty(0, np.int64), *run.draws]),
-        np.concatenate([np.empty(0, np.uint64), *run.groups]),
+        np.frombuffer(run.strata, np.int32),
+        np.frombuffer(run.draws, np.int64),
+        np.frombuffer(run.groups, np.uint64),
         log,
     )
 
@@ -172,9 +172,9 @@ class _Pass:
     funnel: Funnel
     broken: BrokenLines
     log: TextIO
-    strata: list[NDArray[np.int32]] = field(default_factory=list)
-    draws: list[NDArray[np.int64]] = field(default_factory=list)
-    groups: list[NDArray[np.uint64]] = field(default_factory=list)
+    strata: array[int] = field(default_factory=lambda: array("i"))
+    draws: array[int] = field(default_factory=lambda: array("q"))
+    groups: array[int] = field(default_factory=lambda: array("Q"))
     numbers: array[int] = field(default_factory=lambda: array("I"))
 
     def survivors(self, examined: Iterator[Examined], on_row: Callable[[int], None] | None) -> Iterator[list[Example]]:
@@ -194,9 +194,10 @@ class _Pass:
                 note(self.funnel, self.log, dropped)
             kept = [one for candidate in part.kept if (one := self._unique(candidate, index, names)) is not None]
             if kept:
-                self.strata.append(np.asarray([one.stratum for one in kept], np.int32))
-                self.draws.append(np.asarray([draw(seed, one.example.row.id) for one in kept], np.int64))
-                self.groups.append(np.asarray([group_hash(one.example.row.group, seed) for one in kept], np.uint64))
+                self.groups.extend(group_hash(one.example.row.group, seed) for one in kept)
+                if self.section.max_rows is not None:
+                    self.strata.extend(one.stratum for one in kept)
+                    self.draws.extend(draw(seed, one.example.row.id) for one in kept)
                 yield [one.example for one in kept]
             if on_row is not None:
                 on_row(self.funnel.read)

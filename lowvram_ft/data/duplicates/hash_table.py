@@ -11,7 +11,7 @@ U32 = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.intp]
 
 EMPTY = np.uint32(0xFFFFFFFF)
-FULLEST = 0.7
+FULLEST = 0.8
 """Share of the slots that are taken before the table grows."""
 GROWTH = 1.0625
 WINDOW = 32
@@ -20,6 +20,8 @@ LONGEST_RUN = 256
 """Slots that are searched for a key."""
 LONGEST_CROWD = 64
 """Rows of one key that are carried over when the table grows."""
+_BLOCK = 1 << 14
+"""Rows that are placed at once when the table grows."""
 _MIXER = np.uint32(0x9E3779B1)
 
 
@@ -99,20 +101,25 @@ class HashTable:
             self._fill(band, stride)
 
     def _fill(self, band: int, stride: int) -> None:
-        # Sorted as one integer each, which numpy does several times as fast as it sorts indirectly.
+        # Sorted as one integer each, which numpy does several times as fast as it sorts indirectly; then a block at a
+        # time, so that little memory is needed beside it.
         packed = self._home(self._keys(band, self._count)) << 32
         packed |= np.arange(self._count)
         packed.sort()
-        rows = packed.astype(np.uint32)
-        packed >>= 32
-        home = packed.astype(np.int32)
-        del packed
-        ranks = np.arange(self._count, dtype=np.int32)
-        first_of_home = np.maximum.accumulate(np.where(np.diff(home, prepend=-1) > 0, ranks, 0))
-        carried = ranks - first_of_home < LONGEST_CROWD
-        home, rows, ranks = home[carried], rows[carried], ranks[: np.count_nonzero(carried)]
-        # In the order of home, each row takes its home or the slot after the row before it, if that is later.
-        place = np.maximum.accumulate(home - ranks) + ranks
-        kept = place - home < LONGEST_RUN
-        kept &= place < stride - 1  # the last slot of a band stays empty, so that no run goes on into the next
-        self._slots[self._starts[band] + place[kept]] = rows[kept]
+        last_home, first_of_home, carried_before, furthest = -1, 0, 0, -self._count
+        for start in range(0, self._count, _BLOCK):
+            block = packed[start : start + _BLOCK]
+            home, rows = block >> 32, block.astype(np.uint32)
+            ranks = np.arange(start, start + len(block))
+            firsts = np.maximum.accumulate(np.where(np.diff(home, prepend=last_home) > 0, ranks, first_of_home))
+            last_home, first_of_home = int(home[-1]), int(firsts[-1])
+            carried = ranks - firsts < LONGEST_CROWD
+            home, rows = home[carried], rows[carried]
+            ranks = np.arange(carried_before, carried_before + len(home))
+            # In the order of home, each row takes its home or the slot after the row before it, if that is later.
+            offsets = np.maximum(np.maximum.accumulate(home - ranks), furthest)
+            carried_before, furthest = carried_before + len(home), int(offsets[-1]) if len(offsets) else furthest
+            place = offsets + ranks
+            kept = place - home < LONGEST_RUN
+            kept &= place < stride - 1  # the last slot of a band stays empty, so that no run goes on into the next
+            self._slots[self._starts[band] + place[kept]] = rows[kept]
