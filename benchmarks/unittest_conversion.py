@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lowvram_ft.data.unittest_style import NotConvertible, to_pytest  # noqa: E402
+from lowvram_ft.data.unittest_style.convert import NotConvertible, to_pytest  # noqa: E402
 from lowvram_ft.execution import run_many  # noqa: E402
 from lowvram_ft.execution.mutants import find_mutants  # noqa: E402
 from lowvram_ft.hardware import detect  # noqa: E402

@@ -58,9 +58,9 @@ def train_section(**changes: Any) -> TrainSection:
     return TrainSection(**(settings | changes))
 
 
-def examples(model: Path, max_rows: int = 6) -> list[Example]:
+def examples(model: Path, count: int = 6) -> list[Example]:
     """Rows that ship with the kit, rendered for a model; their lengths and answers differ."""
-    section = DataSection(source="samples", subset="functions", max_rows=max_rows)
+    section = DataSection(source="samples", subset="functions", max_read=count)
     return list(cached_set(section, from_folder(model), MAX_LENGTH).train)
 
 

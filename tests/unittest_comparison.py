@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lowvram_ft.data.unittest_style import collected_name
+from lowvram_ft.data.unittest_style.convert import collected_name
 from lowvram_ft.execution import MutationReport, Verdict, mutation_analysis, run_tests
 
 _BAD = ("failed", "error", "timeout", "killed")

@@ -10,8 +10,8 @@ import unittest
 
 import pytest
 
-from lowvram_ft.data.unittest_almost import same_as_rounding
-from lowvram_ft.data.unittest_style import NotConvertible, to_pytest, uses_unittest
+from lowvram_ft.data.unittest_style.almost import same_as_rounding
+from lowvram_ft.data.unittest_style.convert import NotConvertible, to_pytest, uses_unittest
 from lowvram_ft.execution import run_many
 from tests.unittest_comparison import Difference, compare_mutants, compare_run, original_name, runs_here
 from tests.unittest_refusals import FRAMES, REFUSED

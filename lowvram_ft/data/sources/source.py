@@ -111,9 +111,10 @@ def pytest_file(test: str, code: str, module: str) -> str:
         LeftOut: it does not parse, is unittest style that cannot be converted faithfully, or tests nothing of the code.
     """
     try:
+        test = import_from_solution(test, code, module)
         if may_use_unittest(test) and uses_unittest(parse(test)):
-            test = to_pytest(test)
-        return import_from_solution(test, code, module)
+            test = to_pytest(test)  # after the import line: names that it knows make for better assertions
+        return test
     except NotConvertible as problem:
         raise LeftOut(f"unittest style: {problem.reason}") from None
     except CannotNormalize as problem:

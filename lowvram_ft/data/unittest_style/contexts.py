@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from lowvram_ft.data.unittest_assertions import ALIASES
-from lowvram_ft.data.unittest_site import ATOM, Site, arguments
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source, own_nodes
-from lowvram_ft.data.unittest_values import Scope, is_literal, literal
+from lowvram_ft.data.unittest_style.assertions import ALIASES
+from lowvram_ft.data.unittest_style.site import ATOM, Site, arguments
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source, own_nodes
+from lowvram_ft.data.unittest_style.values import Scope, is_literal, literal
 
 TESTCASE = frozenset(name for name in dir(unittest.TestCase) if not name.startswith("__"))
 """What a test class has of ``TestCase`` in the Python that runs."""

@@ -6,9 +6,9 @@ import ast
 import builtins
 from collections.abc import Callable
 
-from lowvram_ft.data.unittest_contexts import Method, caught_by
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source, own_nodes
-from lowvram_ft.data.unittest_values import Scope, is_literal
+from lowvram_ft.data.unittest_style.contexts import Method, caught_by
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source, own_nodes
+from lowvram_ft.data.unittest_style.values import Scope, is_literal
 
 _LONGEST = 80
 """Longest text that goes into a test's name."""

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from lowvram_ft.data.unittest_text import own_nodes
+from lowvram_ft.data.unittest_style.text import own_nodes
 
 _INDEX = ast.Name("an index", ast.Load())
 """Stands for the integers of ``range`` and ``enumerate``."""

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import ast
 
-from lowvram_ft.data.unittest_assertions import convert, handles
-from lowvram_ft.data.unittest_classes import (
+from lowvram_ft.data.unittest_style.assertions import convert, handles
+from lowvram_ft.data.unittest_style.classes import (
     Names,
     check_class,
     check_expected_failures,
@@ -30,7 +30,7 @@ from lowvram_ft.data.unittest_classes import (
     is_test,
     selfs_of,
 )
-from lowvram_ft.data.unittest_contexts import (
+from lowvram_ft.data.unittest_style.contexts import (
     Method,
     call_form,
     check_places,
@@ -39,12 +39,12 @@ from lowvram_ft.data.unittest_contexts import (
     is_outcome,
     outcome,
 )
-from lowvram_ft.data.unittest_imports import finish, without_main
-from lowvram_ft.data.unittest_layout import collected_name, rename_fixtures, rewrite_classes
-from lowvram_ft.data.unittest_loops import parametrized, without_subtests
-from lowvram_ft.data.unittest_site import Site
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source, bound_names, check_compiles, parse
-from lowvram_ft.data.unittest_values import Scope
+from lowvram_ft.data.unittest_style.imports import finish, without_main
+from lowvram_ft.data.unittest_style.layout import collected_name, rename_fixtures, rewrite_classes
+from lowvram_ft.data.unittest_style.loops import parametrized, without_subtests
+from lowvram_ft.data.unittest_style.site import Site
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source, bound_names, check_compiles, parse
+from lowvram_ft.data.unittest_style.values import Scope
 
 __all__ = ["NotConvertible", "collected_name", "to_pytest", "uses_unittest"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from lowvram_ft.data.unittest_classes import (
+from lowvram_ft.data.unittest_style.classes import (
     FIXTURES,
     MODULE_FIXTURES,
     Names,
@@ -19,8 +19,8 @@ from lowvram_ft.data.unittest_classes import (
     selfs_of,
     without,
 )
-from lowvram_ft.data.unittest_contexts import own_returns
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source, bound_names, own_nodes
+from lowvram_ft.data.unittest_style.contexts import own_returns
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source, bound_names, own_nodes
 
 
 def rename_fixtures(text: str, names: Names, needs: set[str]) -> str:

@@ -7,8 +7,8 @@ import builtins
 import re
 import sys
 
-from lowvram_ft.data.unittest_classes import Names, without
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source, bound_names
+from lowvram_ft.data.unittest_style.classes import Names, without
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source, bound_names
 
 _IMPORTS = {
     "pytest": "import pytest",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import math
 
-from lowvram_ft.data.unittest_site import MULTIPLICATION, SUM, Site
-from lowvram_ft.data.unittest_text import NotConvertible
-from lowvram_ft.data.unittest_values import is_literal
+from lowvram_ft.data.unittest_style.site import MULTIPLICATION, SUM, Site
+from lowvram_ft.data.unittest_style.text import NotConvertible
+from lowvram_ft.data.unittest_style.values import is_literal
 
 
 def almost_equal(given: dict[str, ast.expr], site: Site) -> list[str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Sequence
 
-from lowvram_ft.data.unittest_almost import almost_equal, not_almost_equal
-from lowvram_ft.data.unittest_site import ATOM, COMPARISON, Site, arguments, strength
-from lowvram_ft.data.unittest_text import NotConvertible
-from lowvram_ft.data.unittest_values import is_literal, literal
+from lowvram_ft.data.unittest_style.almost import almost_equal, not_almost_equal
+from lowvram_ft.data.unittest_style.site import ATOM, COMPARISON, Site, arguments, strength
+from lowvram_ft.data.unittest_style.text import NotConvertible
+from lowvram_ft.data.unittest_style.values import is_literal, literal
 
 ALIASES = {
     "assert_": "assertTrue",

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lowvram_ft.data.unittest_contexts import TESTCASE, own_returns
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source, own_nodes, references
-from lowvram_ft.data.unittest_values import is_literal
+from lowvram_ft.data.unittest_style.contexts import TESTCASE, own_returns
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source, own_nodes, references
+from lowvram_ft.data.unittest_style.values import is_literal
 
 FIXTURES = {
     "setUp": "setup_method",

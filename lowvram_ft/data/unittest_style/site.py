@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
-from lowvram_ft.data.unittest_text import Edit, NotConvertible, Source
-from lowvram_ft.data.unittest_values import Scope, is_literal
+from lowvram_ft.data.unittest_style.text import Edit, NotConvertible, Source
+from lowvram_ft.data.unittest_style.values import Scope, is_literal
 
 _OPTIONAL = frozenset({"msg", "places", "delta", "seq_type"})
 
