@@ -100,7 +100,7 @@ base = {json.dumps(str(model))}
 
 [data]
 source = "samples"
-max_rows = 5
+max_read = 5
 eval_share = 0.2
 
 [lora]

@@ -26,7 +26,7 @@ def rows(tmp_path: Path, tiny_llama: Path) -> Path:
     write_recipe(tmp_path, tiny_llama)
     recipe = tmp_path / "tiny.toml"
     text = recipe.read_text().replace("[data]\n", '[data]\npath = "rows.jsonl"\n')
-    recipe.write_text(re.sub(r"max_rows = \d+\n", "", text))
+    recipe.write_text(re.sub(r"max_read = \d+\n", "", text))
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f"{row(number)}\n" for number in range(8)))
     return path

@@ -115,7 +115,7 @@ def test_a_run_that_failed_before_it_trained_is_begun_anew_with_other_settings(
     assert outcome == failed(2, "adapter/adapter_config.json: no such file; an adapter folder needs it")
     (tmp_path / "rows.jsonl").write_text("{}\n")
     outcome = here("train", "tiny.toml", "--set", "data.path=rows.jsonl", "--out", "out", "-q")
-    problem = "rows.jsonl:1: no text in column id (columns: none); check data.source, or the file"
+    problem = "rows.jsonl:1: no column id (columns: none); check data.source, or the file"
     assert outcome == failed(2, problem)
 
 

@@ -82,7 +82,6 @@ def _recipe(folder: Path, **changes: str) -> Path:
     text = path.read_text(encoding="utf-8").replace(
         'source = "samples"', 'source = "kodcode"\nhub_id = "someone/rows"', 1
     )
-    text = text.replace("max_rows", "max_read")
     for old, new in changes.items():
         text = text.replace(old, new)
     path.write_text(text, encoding="utf-8")
