@@ -12,8 +12,8 @@ from typing import Any
 from lowvram_ft.data.from_repo.conftest_fixtures import Conftest, Fixtures, after_imports
 from lowvram_ft.data.from_repo.import_graph import absolute_module, bindings, read_names
 from lowvram_ft.data.from_repo.pairs import Pair
+from lowvram_ft.data.from_repo.parts_of_tests import TestPart, dotted_name, names_in
 from lowvram_ft.data.from_repo.source_tree import LeftOut, SourceFile, parse
-from lowvram_ft.data.from_repo.test_parts import TestPart, dotted_name, names_in
 from lowvram_ft.data.imports import CannotNormalize, import_from_solution
 from lowvram_ft.data.imports.edits import Edits
 from lowvram_ft.data.row import SOLUTION
