@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lowvram_ft import models
 from lowvram_ft.data.funnel import LENGTHS
 from lowvram_ft.data.prepared import Example, Prepared
 from lowvram_ft.hardware import Hardware
@@ -42,7 +43,7 @@ def inspect(prepared: Prepared, chat: ChatFormat, rows: int, longest: int | None
 
 
 def longest_that_fits(recipe: Recipe, hardware: Hardware) -> int | None:
-    """The largest ``train.max_length`` of `LENGTHS` for which the memory plan of a stage fits; None where none does.
+    """The largest of `LENGTHS` that the model knows and for which a stage fits by its memory plan; None for none.
 
     Neither a shorter length nor a smaller model may be given up for it.
 
@@ -51,7 +52,8 @@ def longest_that_fits(recipe: Recipe, hardware: Hardware) -> int | None:
     """
     allow = tuple(word for word in recipe.hardware.allow if word not in ("shorter", "smaller_model"))
     kept = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"allow": allow})})
-    for length in reversed(LENGTHS):
+    most = models.config_of(models.resolve(recipe.model.base)).get("max_position_embeddings", LENGTHS[-1])
+    for length in reversed([length for length in LENGTHS if length <= most]):
         longer = kept.model_copy(update={"train": recipe.train.model_copy(update={"max_length": length})})
         if plan_recipe(longer, hardware).fit.plan.fits:
             return length
@@ -86,19 +88,25 @@ def print_inspection(stage: str, found: dict[str, Any], console: Console) -> Non
         f"{found['tokens']} tokens, {found['trained_tokens']} of them carry loss"
     )
     print_funnel(found, console)
-    longest = found["longest_that_fits"]
-    within = {int(length): count for length, count in found["funnel"]["rows_within_tokens"].items()}
-    if longest is not None and longest > found["max_length"] and within[longest] > found["funnel"]["kept"]:
-        console.print(
-            f"  by the memory plan, train.max_length could be {longest} (it is {found['max_length']}): "
-            f"{within[longest]} rows would fit"
-        )
+    print_longer(found, console)
     widest = max(found["histogram"].values(), default=1) or 1
     for label, count in found["histogram"].items():
         console.print(f"  {label:>10} tokens  {count:>6}  {'#' * round(40 * count / widest)}")
     for row in found["rows"]:
         console.rule(f"{row['id']}: {row['tokens']} tokens")
         console.print(Text(row["without_loss"], style="dim"), Text(row["with_loss"], style="bold"), sep="")
+
+
+def print_longer(found: dict[str, Any], console: Console) -> None:
+    """Say so where the memory plan allows a length at which more rows would fit."""
+    longest, now = found["longest_that_fits"], found["max_length"]
+    within = {int(length): count for length, count in found["funnel"]["rows_within_tokens"].items()}
+    fit_now = max((count for length, count in within.items() if length <= now), default=0)
+    if longest is not None and longest > now and within[longest] > fit_now:
+        console.print(
+            f"  by the memory plan, train.max_length could be {longest} (it is {now}): "
+            f"{within[longest]} rows would fit, and not {fit_now}"
+        )
 
 
 def print_funnel(found: dict[str, Any], console: Console) -> None:

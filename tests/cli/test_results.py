@@ -275,3 +275,16 @@ def test_data_prepare_as_json(here: Cli, tmp_path: Path, tiny_llama: Path) -> No
     assert (outcome.code, outcome.stderr) == (0, "")
     facts = json.loads((tmp_path / "out" / "tiny" / "prepared.json").read_text())
     assert one_object(outcome)["tiny"] == facts | {"folder": "out/tiny"}
+
+
+def test_data_inspect_says_which_length_the_memory_plan_allows(here: Cli, tmp_path: Path, tiny_llama: Path) -> None:
+    write_recipe(tmp_path, tiny_llama)
+    at_512 = ("data", "inspect", "tiny.toml", "--rows", "0", "--set", "train.max_length=512")
+    found = one_object(here(*at_512, "--json"))["tiny"]
+    within = found["funnel"]["rows_within_tokens"]
+    longest = found["longest_that_fits"]
+    assert longest > 512 and within[str(longest)] > within["512"]
+    hint = f"by the memory plan, train.max_length could be {longest} (it is 512): {within[str(longest)]} rows would fit"
+    assert hint in here(*at_512).stdout
+    enough = here("data", "inspect", "tiny.toml", "--rows", "0", "--set", f"train.max_length={longest}")
+    assert "by the memory plan" not in enough.stdout
