@@ -18,7 +18,7 @@ demo: setup  ## the whole job on SmolLM2-135M: train, export, benchmark, evaluat
 demo-short: setup-test  ## the same on the real model in a few steps
 	rm -rf runs/demo-short
 	$(BIN)/lowvram-ft demo --allow-unsandboxed --out runs/demo-short --set train.max_steps=2 --set data.max_read=24 \
-		--set eval.max_tasks=4 --set bench.max_prompts=2 --set export.verify_rows=2 \
+		--set eval.max_tasks=4 --set bench.max_prompts=2 --set export.verify_rows=6 \
 		--set export.require_stop=false --set eval.max_new_tokens=96 --set bench.max_new_tokens=96
 
 test: setup-test lint types test-fast demo-short  ## every check
