@@ -226,7 +226,7 @@ def main() -> None:
     grown = passes[1][own] - passes[0][own]
     machine = detect()
     result = {
-        "command": f"python benchmarks/data_stream.py --rows {options.rows} --middle {options.middle} --bare {options.bare}",
+        "command": f"python {Path(__file__).name} --rows {options.rows} --middle {options.middle} --bare {options.bare}",
         "date": time.strftime("%Y-%m-%d"),
         "hardware": {"cpu": machine.cpu_model, "cpus": machine.cpu_count, "ram_bytes": machine.ram_total_bytes},
         "versions": versions(),
