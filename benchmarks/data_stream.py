@@ -224,9 +224,10 @@ def main() -> None:
     speed = sum(one["rows"] for one in bare) / sum(one["seconds"] for one in bare)
     own = "peak_anonymous_bytes_of_the_main_process"
     grown = passes[1][own] - passes[0][own]
+    sizes = f"--rows {options.rows} --middle {options.middle} --bare {options.bare}"
     machine = detect()
     result = {
-        "command": f"python {Path(__file__).name} --rows {options.rows} --middle {options.middle} --bare {options.bare}",
+        "command": f"python benchmarks/data_stream.py {sizes}",
         "date": time.strftime("%Y-%m-%d"),
         "hardware": {"cpu": machine.cpu_model, "cpus": machine.cpu_count, "ram_bytes": machine.ram_total_bytes},
         "versions": versions(),
