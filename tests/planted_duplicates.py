@@ -17,7 +17,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from lowvram_ft.data.duplicates.normalize import parse
+from lowvram_ft.data.syntax import parse
 
 
 def sample_codes() -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 from lowvram_ft.data.from_repo.facts import repository_name, repository_version
 from lowvram_ft.data.from_repo.import_graph import Binding, ImportGraph, Target
 from lowvram_ft.data.from_repo.pairs import find_pairs
-from lowvram_ft.data.from_repo.source_tree import LeftOut, find_files, parse
+from lowvram_ft.data.from_repo.source_tree import LeftOut, find_files
+from lowvram_ft.data.syntax import parse
 from lowvram_ft.errors import DataError
 
 SHAPES = """

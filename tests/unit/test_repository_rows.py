@@ -8,7 +8,8 @@ from lowvram_ft.data.from_repo.conftest_fixtures import PLUGIN, TANGLED, Conftes
 from lowvram_ft.data.from_repo.pairs import find_pairs
 from lowvram_ft.data.from_repo.rows import absolute_imports, rows, shorten_paths
 from lowvram_ft.data.from_repo.running import keep_passing, verified
-from lowvram_ft.data.from_repo.source_tree import LeftOut, parse
+from lowvram_ft.data.from_repo.source_tree import LeftOut
+from lowvram_ft.data.syntax import parse
 from lowvram_ft.execution import Limits, run_tests
 from tests.unit.test_repository import SHAPES, TEST_SHAPES, WORDS, write
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lowvram_ft.data.imports.scopes import parse, resolve, top_names
+from lowvram_ft.data.imports.scopes import resolve, top_names
+from lowvram_ft.data.syntax import parse
 
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 TEXTS = [

@@ -37,7 +37,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lowvram_ft.data.duplicates.hash_table import U32, HashTable, Places
-from lowvram_ft.data.duplicates.normalize import Part, normal_form, parse
+from lowvram_ft.data.duplicates.mapped_array import MappedArray
+from lowvram_ft.data.duplicates.normalize import Part, normal_form
+from lowvram_ft.data.syntax import parse
 
 SHINGLE = 3
 """Tokens in a shingle."""
@@ -170,19 +172,16 @@ class _Found:
 
 
 class _Rows:
-    """Fingerprints without their parts, and which of them is most like another one.
-
-    All arrays grow by a sixteenth at a time, in place where the allocator can (`numpy.ndarray.resize`).
-    """
+    """Fingerprints without their parts, and which of them is most like another one."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._digests = np.empty(1024, dtype=np.uint64)
-        self._digest_table = HashTable(1, lambda _, n: self._digests[:n].astype(np.uint32))
-        self._sketches = np.empty((1024, SKETCH_BYTES), dtype=np.uint8)
-        self._owners = np.empty(1024, dtype=np.uint32)
+        self._digests = MappedArray(np.uint64)
+        self._digest_table = HashTable(1, lambda _, n: self._digests.values[:n].astype(np.uint32))
+        self._sketches = MappedArray(np.uint8, (SKETCH_BYTES,))
+        self._owners = MappedArray(np.uint32)
         self._sketched = 0
-        self._band_table = HashTable(BANDS, lambda band, n: _band_key(self._sketches[:n], band))
+        self._band_table = HashTable(BANDS, lambda band, n: _band_key(self._sketches.values[:n], band))
 
     @property
     def nbytes(self) -> int:
@@ -193,7 +192,7 @@ class _Rows:
         """The row that is equal, or else the most similar one of at least `THRESHOLD`; the earliest of several."""
         digest = _short_digest(wanted)
         _, rows, digest_place = self._digest_table.look_up(digest.astype(np.uint32))
-        equal = rows[self._digests[rows] == digest[0]]
+        equal = rows[self._digests.values[rows] == digest[0]]
         if len(equal):
             return _Found(Match(int(equal.min()), 1.0, True), digest_place, None)
         if not wanted.sketch:
@@ -206,7 +205,7 @@ class _Rows:
         if not len(candidates):
             return None
         near = np.sort(candidates)  # so that the earliest of several equals is met first; repeats do no harm
-        differ = self._sketches[near].view(np.uint64) ^ sketch.view(np.uint64)
+        differ = self._sketches.values[near].view(np.uint64) ^ sketch.view(np.uint64)
         differ |= differ >> np.uint64(2)
         differ |= differ >> np.uint64(1)
         agreeing = NUM_PERM - np.bitwise_count(differ & _LOW_BITS).sum(axis=1, dtype=np.int64)
@@ -214,7 +213,7 @@ class _Rows:
         if agreeing[best] < _LEAST_AGREEING:
             return None
         similarity = (float(agreeing[best]) / NUM_PERM - 1 / _VALUES) / (1 - 1 / _VALUES)
-        return Match(int(self._owners[near[best]]), similarity, False)
+        return Match(int(self._owners.values[near[best]]), similarity, False)
 
     def add(self, row: Fingerprint, found: _Found) -> int:
         """Remember a row; its place here, from 0.
@@ -224,18 +223,16 @@ class _Rows:
             found: what `find` said of it, with nothing added since.
         """
         number = self.count
-        if number == len(self._digests):
-            self._digests.resize(_grown(number), refcheck=False)
-        self._digests[number] = _short_digest(row)[0]
+        self._digests.make_room(number)
+        self._digests.values[number] = _short_digest(row)[0]
         self._digest_table.insert(found.digest_place)
         self.count += 1
         if found.band_places is not None:
             place = self._sketched
-            if place == len(self._owners):
-                self._owners.resize(_grown(place), refcheck=False)
-                self._sketches.resize((_grown(place), SKETCH_BYTES), refcheck=False)
-            self._sketches[place] = np.frombuffer(row.sketch, dtype=np.uint8)
-            self._owners[place] = number
+            self._owners.make_room(place)
+            self._sketches.make_room(place)
+            self._sketches.values[place] = np.frombuffer(row.sketch, dtype=np.uint8)
+            self._owners.values[place] = number
             self._sketched += 1
             self._band_table.insert(found.band_places)
         return number
@@ -254,7 +251,7 @@ class DuplicateIndex:
         self._rows = _Rows()
         self._keep_near = keep_near
         self._seen = 0
-        self._numbers = np.empty(1024, dtype=np.uint32)
+        self._numbers = MappedArray(np.uint32)
 
     @property
     def nbytes(self) -> int:
@@ -274,10 +271,9 @@ class DuplicateIndex:
         found = looked_up.match
         if found is None or (self._keep_near and not found.exact):
             place = self._rows.add(row, looked_up)
-            if place == len(self._numbers):
-                self._numbers.resize(_grown(place), refcheck=False)
-            self._numbers[place] = number
-        return None if found is None else Match(int(self._numbers[found.row]), found.similarity, found.exact)
+            self._numbers.make_room(place)
+            self._numbers.values[place] = number
+        return None if found is None else Match(int(self._numbers.values[found.row]), found.similarity, found.exact)
 
 
 class Contamination:
@@ -309,10 +305,6 @@ class Contamination:
 
 
 _LEAST_AGREEING = _least_agreeing(THRESHOLD)
-
-
-def _grown(count: int) -> int:
-    return count + max(count // 16, 1024)
 
 
 def _short_digest(row: Fingerprint) -> npt.NDArray[np.uint64]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from lowvram_ft.data.duplicates.mapped_array import filled
+
 U32 = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.intp]
 
@@ -94,7 +96,7 @@ class HashTable:
         stride = capacity + LONGEST_RUN + 1
         self._starts = self._every * stride
         self._slots = np.empty(0, dtype=np.uint32)  # frees the old slots first
-        self._slots = np.full(self._bands * stride + LONGEST_RUN, EMPTY, dtype=np.uint32)
+        self._slots = filled(self._bands * stride + LONGEST_RUN, EMPTY)
         if not self._count:
             return
         for band in range(self._bands):

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from array import array
 from dataclasses import dataclass
 
@@ -55,16 +54,6 @@ class NormalForm:
 
     whole: Part
     parts: tuple[Part, ...]
-
-
-def parse(code: str) -> ast.Module | None:
-    """The syntax tree of a stranger's code; None where there is none, or where it is nested too deeply to read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def normal_form(tree: ast.Module) -> NormalForm:

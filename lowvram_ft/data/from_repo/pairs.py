@@ -19,7 +19,8 @@ from lowvram_ft.data.from_repo.evidence import Evidence, alike, bare_name, below
 from lowvram_ft.data.from_repo.facts import repository_name, repository_version
 from lowvram_ft.data.from_repo.import_graph import Binding, ImportGraph, Target
 from lowvram_ft.data.from_repo.parts_of_tests import TestPart, read_test_parts
-from lowvram_ft.data.from_repo.source_tree import LeftOut, SourceFile, find_files, parse
+from lowvram_ft.data.from_repo.source_tree import LeftOut, SourceFile, find_files
+from lowvram_ft.data.syntax import parse
 from lowvram_ft.errors import DataError
 
 PAIRS_PER_TEST_FILE = 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import stat
 import tomllib
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,16 +85,6 @@ class LeftOut:
         for reason, named in other.examples.items():
             mine = self.examples.setdefault(reason, [])
             mine += named[: _EXAMPLES - len(mine)]
-
-
-def parse(text: str) -> ast.Module | None:
-    """The syntax tree of a stranger's file, or None where there is none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def find_files(folder: Path, left_out: LeftOut, only: Sequence[str] = ()) -> tuple[SourceFile, ...]:

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from lowvram_ft.data.syntax import UNREADABLE, parse
+
 BUILTINS = frozenset(dir(builtins))
-UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
-"""What Python's own parser raises on a text that is none, or that is nested too deeply."""
 MODULE_ATTRIBUTES = frozenset(
     {"__name__", "__file__", "__doc__", "__package__", "__spec__", "__loader__", "__path__", "__builtins__"}
     | {"__annotations__", "__dict__", "__debug__", "__cached__", "__class__"}
@@ -26,16 +26,6 @@ MODULE_ATTRIBUTES = frozenset(
 
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSION = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-
-
-def parse(text: str) -> ast.Module | None:
-    """The tree of a text; None where it does not parse."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(text)
-        except UNREADABLE:
-            return None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from lowvram_ft.data.imports.edits import Edits
 from lowvram_ft.data.imports.parts import Code
 from lowvram_ft.data.imports.rewriting import NothingTested, rewrite
-from lowvram_ft.data.imports.scopes import BUILTINS, MODULE_ATTRIBUTES, UNREADABLE, TopNames, parse, top_names
+from lowvram_ft.data.imports.scopes import BUILTINS, MODULE_ATTRIBUTES, TopNames, top_names
 from lowvram_ft.data.imports.writing import add_lines
+from lowvram_ft.data.syntax import UNREADABLE, parse
 from lowvram_ft.execution.modules import SOLUTION, split_modules
 
 _NO_REEXPORTS: Mapping[str, Collection[str]] = MappingProxyType({})

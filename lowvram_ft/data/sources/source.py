@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from lowvram_ft.data import syntax
 from lowvram_ft.data.imports import CannotNormalize, import_from_solution
 from lowvram_ft.data.row import Row
 from lowvram_ft.data.unittest_style import NotConvertible, to_pytest, uses_unittest
@@ -96,12 +96,10 @@ def parse(text: str) -> ast.Module:
 
 @lru_cache(maxsize=4)
 def _parse(text: str) -> ast.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise LeftOut("does not parse") from None
+    tree = syntax.parse(text)
+    if tree is None:
+        raise LeftOut("does not parse")
+    return tree
 
 
 def pytest_file(test: str, code: str, module: str) -> str:

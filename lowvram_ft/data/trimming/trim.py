@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lowvram_ft.data.imports.scopes import UNREADABLE, parse
+from lowvram_ft.data.syntax import UNREADABLE, parse
 from lowvram_ft.data.trimming.dependencies import Dependencies, joined, statement_text
 from lowvram_ft.data.trimming.grouping import Group, group
 from lowvram_ft.data.trimming.statements import DEFINITION, imported_names, read_statements, split_lines

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from lowvram_ft.data import syntax
+
 
 class NotConvertible(Exception):
     """A test file that cannot be converted without a doubt.
@@ -39,14 +41,10 @@ def parse(text: str) -> ast.Module:
     Raises:
         NotConvertible: it is no Python.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(text)
-    except (SyntaxError, ValueError):
-        raise NotConvertible("does not parse") from None
-    except (RecursionError, MemoryError):
-        raise NotConvertible("nested too deep") from None
+    tree = syntax.parse(text)
+    if tree is None:
+        raise NotConvertible("does not parse")
+    return tree
 
 
 def check_compiles(text: str) -> None:
