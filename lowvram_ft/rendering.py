@@ -53,6 +53,7 @@ class ChatFormat:
         encode: text to token ids, special tokens recognized, none added.
         encode_many: the same for several texts in one go; None where there is no quicker way than one by one.
         folder: of the model that it was read from; None where it was put together otherwise.
+        control: texts of the tokens that mean something to the model, and that nobody's own text may spell out.
     """
 
     template: str
@@ -62,6 +63,15 @@ class ChatFormat:
     encode: Encode
     encode_many: EncodeMany | None = None
     folder: Path | None = None
+    control: tuple[str, ...] = ()
+
+    def control_token_in(self, text: str) -> str | None:
+        """The first control token that a text spells out; None where there is none.
+
+        Where a prompt or a completion does, the model reads another conversation, or learns to end in the middle.
+        """
+        found = [(place, token) for token in self.control if (place := text.find(token)) >= 0]
+        return min(found)[1] if found else None
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Token ids of several texts."""
@@ -233,7 +243,7 @@ def from_folder(folder: Path) -> ChatFormat:
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ModelError(f"{folder / 'tokenizer.json'}: cannot be read ({error}); download the model again") from error
     special = {key: _token(config[key]) for key in config if key.endswith("_token") and _token(config[key])}
-    tokens = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    added = tokenizer.get_added_tokens_decoder().values()
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -241,7 +251,9 @@ def from_folder(folder: Path) -> ChatFormat:
     def encode_many(texts: list[str]) -> list[list[int]]:
         return [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    return replace(make(template, special, tokens, encode), encode_many=encode_many, folder=folder)
+    made = make(template, special, [token.content for token in added], encode)
+    control = {made.end_token, *(token.content for token in added if token.special)}
+    return replace(made, encode_many=encode_many, folder=folder, control=tuple(sorted(control - {""})))
 
 
 def make(template: str, special: Mapping[str, str], tokens: Sequence[str], encode: Encode) -> ChatFormat:

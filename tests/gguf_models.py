@@ -25,8 +25,16 @@ _CORPUS = (
 )
 
 
-def make_tokenizer(path: Path, vocab_size: int = 600, template: str = CHATML_TEMPLATE) -> Path:
+def make_tokenizer(
+    path: Path, vocab_size: int = 600, template: str = CHATML_TEMPLATE, more_special: tuple[str, ...] = ()
+) -> Path:
     """Train a byte-level BPE tokenizer and write its files to ``path``.
+
+    Args:
+        path: the folder to write.
+        vocab_size: most tokens.
+        template: the chat template.
+        more_special: special tokens beside `SPECIAL_TOKENS`.
 
     Returns:
         ``path``.
@@ -41,7 +49,7 @@ def make_tokenizer(path: Path, vocab_size: int = 600, template: str = CHATML_TEM
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=list(dict.fromkeys((*SPECIAL_TOKENS, *more_special))),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -66,6 +74,8 @@ def make_tiny_model(
     tie: bool = True,
     seed: int = 0,
     dtype: str = "float32",
+    template: str = CHATML_TEMPLATE,
+    more_special: tuple[str, ...] = (),
     **overrides: Any,
 ) -> Path:
     """Write a random model of two layers with its tokenizer to ``path``.
@@ -78,6 +88,8 @@ def make_tiny_model(
         tie: share the embedding with the output head.
         seed: of the random weights.
         dtype: torch's name of the type to save in.
+        template: the chat template.
+        more_special: special tokens that it needs beside `SPECIAL_TOKENS`.
         overrides: further settings of the model's config.
 
     Returns:
@@ -86,7 +98,7 @@ def make_tiny_model(
     import torch
     import transformers
 
-    make_tokenizer(path)
+    make_tokenizer(path, template=template, more_special=more_special)
     from tokenizers import Tokenizer
 
     n_tokens = Tokenizer.from_file(str(path / "tokenizer.json")).get_vocab_size()

@@ -23,7 +23,7 @@ from lowvram_ft.recipe import DataSection
 from lowvram_ft.rendering import ChatFormat
 from lowvram_ft.run_dir import write_json, write_text
 
-FORMAT = 1
+FORMAT = 2
 """Of a prepared set; a set of another format is made anew."""
 _SHAPERS = ("tokenizers", "jinja2", "datasketch")
 """Packages whose version may change what a set holds."""

@@ -137,6 +137,9 @@ class Examiner:
         task = self.contamination.found(whole) if self.contamination is not None and whole is not None else None
         if task is not None:
             return Dropped(where, row.id, "contamination", "holds an evaluation task", task), None
+        control = self.chat.control_token_in(f"{row.prompt}\n{row.completion}") if self.chat is not None else None
+        if control is not None:
+            return Dropped(where, row.id, "control tokens", "spells out a control token of the model", control), None
         return None, whole
 
     def _render(self, rows: Sequence[tuple[Row, Raw, Fingerprint | None]]) -> Sequence[Rendered | None]:

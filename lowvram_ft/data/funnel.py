@@ -15,6 +15,7 @@ STEPS = (
     "constraints",
     "assertions",
     "contamination",
+    "control tokens",
     "length",
     "duplicates",
     "execution",

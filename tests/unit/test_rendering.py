@@ -10,69 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lowvram_ft.errors import ModelError
 from lowvram_ft.rendering import ChatFormat, apply_template, default_system, end_token, from_folder, make
+from tests.chat_templates import CHATML, DEEPSEEK, FAMILIES, SPECIAL
 
-CHATML = (
-    "{% for message in messages %}"
-    "{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helper.<|im_end|>\n' }}{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-QWEN = """\
-{%- if messages[0]['role'] == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
-{%- else %}
-    {{- '<|im_start|>system\\nYou are Qwen, created by somebody.<|im_end|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant") %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
-DEEPSEEK = """\
-{%- set ns = namespace(found=false) -%}
-{%- for message in messages -%}
-    {%- if message['role'] == 'system' -%}
-        {%- set ns.found = true -%}
-    {%- endif -%}
-{%- endfor -%}
-{{bos_token}}{%- if not ns.found -%}
-{{'You only answer questions about code.\\n'}}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message['role'] == 'system' %}
-{{ message['content'] }}
-    {%- else %}
-        {%- if message['role'] == 'user' %}
-{{'### Instruction:\\n' + message['content'] + '\\n'}}
-        {%- else %}
-{{'### Response:\\n' + message['content'] + '\\n<|EOT|>\\n'}}
-        {%- endif %}
-    {%- endif %}
-{%- endfor %}
-{% if add_generation_prompt %}
-{{'### Response:'}}
-{% endif %}
-"""
-LLAMA3 = (
-    "{% for message in messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim"
-    " + '<|eot_id|>' %}"
-    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-SPECIAL = ("<|im_start|>", "<|im_end|>", "<s>", "<|EOT|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-# name: template, system text, end token, what stands between the completion and the end token
-FAMILIES = {
-    "chatml": (CHATML, "You are a helper.", "<|im_end|>", ""),
-    "qwen": (QWEN, "You are Qwen, created by somebody.", "<|im_end|>", ""),
-    "deepseek": (DEEPSEEK, "You only answer questions about code.\n", "<|EOT|>", "\n"),
-    "llama3": (LLAMA3, None, "<|eot_id|>", ""),
-}
 NAMES = {"bos_token": "<s>"}
 
 
@@ -240,3 +179,11 @@ def test_a_folder_without_a_template_or_with_a_broken_tokenizer_is_refused(tmp_p
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: cannot be read"):
         from_folder(tmp_path)
+
+
+def test_control_tokens_are_those_that_mean_something_to_the_model(tmp_path):
+    config = {"bos_token": "<s>", "eos_token": "<|EOT|>"}
+    chat = from_folder(write_folder(tmp_path, config, DEEPSEEK))
+    assert chat.end_token in chat.control
+    assert chat.control_token_in("assert encode('<s>') == [1]\n# <|EOT|>") == "<s>"
+    assert chat.control_token_in("assert encode('<|eot|>') == [1]") is None

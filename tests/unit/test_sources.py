@@ -105,6 +105,13 @@ def test_texts_that_are_too_large_or_no_unicode_leave_their_row_out(tmp_path):
     assert reasons == {"solution has more than 400,000 characters": 1, "test is no valid Unicode": 1}
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_become_those_that_python_reads(tmp_path, end):
+    value = kodcode(test=TEST.replace("\n", end), solution=CODE.replace("\n", end))
+    (row,), _ = load(tmp_path, "kodcode", value)
+    assert (row.code, row.test) == (CODE, TEST)
+
+
 def test_rows_without_an_id_are_told_apart_by_their_code(tmp_path):
     rows, _ = load(tmp_path, "kodcode", kodcode(question_id=None), kodcode(question_id=None, solution=CODE + "x = 1\n"))
     assert len({row.id for row in rows}) == 2
@@ -178,6 +185,13 @@ def test_coderm_takes_the_test_with_the_least_false_acceptance_then_rejection(tm
 )
 def test_coderm_rows_without_a_test_are_left_out(tmp_path, tests):
     assert load(tmp_path, "coderm", coderm(tests)) == ([], {"no unit test": 1})
+
+
+def test_a_coderm_test_that_is_no_unicode_gives_way_to_the_next(tmp_path):
+    tests = [{"code": "x = '\ud800'\n" + TEST, "FAR": 0.0, "FRR": 0.0}, {"code": TEST, "FAR": 0.5, "FRR": 0.0}]
+    (row,), _ = load(tmp_path, "coderm", coderm(json.dumps(tests)))
+    assert row.test == TEST
+    assert load(tmp_path, "coderm", coderm(json.dumps(tests[:1])))[1] == {"code is no valid Unicode": 1}
 
 
 def test_coderm_tests_may_come_as_a_list_too(tmp_path):

@@ -25,7 +25,7 @@ def _rows(value: Object, where: str) -> list[Row]:
     problem: LeftOut | None = None
     for chosen in tests[:_TRIED]:
         try:
-            test = pytest_file(str(chosen["code"]), code, SOLUTION)
+            test = pytest_file(column(chosen, where, "code"), code, SOLUTION)
         except LeftOut as found:
             problem = problem or found
             continue

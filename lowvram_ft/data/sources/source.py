@@ -53,7 +53,7 @@ class Source:
 
 
 def column(value: Object, where: str, *names: str) -> str:
-    """The first of the named columns that is there, as text.
+    """The first of the named columns that is there, as text, with the line ends that Python's own parser reads.
 
     Raises:
         DataError: none of them is there; names what was.
@@ -72,7 +72,7 @@ def column(value: Object, where: str, *names: str) -> str:
                 raise LeftOut(f"{name} has more than {MOST_CHARS:,} characters")
             if not found.isascii() and _has_surrogates(found):
                 raise LeftOut(f"{name} is no valid Unicode")
-            return found
+            return found.replace("\r\n", "\n").replace("\r", "\n") if "\r" in found else found
     raise LeftOut(f"no text in {there[0]}")
 
 
