@@ -10,6 +10,7 @@ from lowvram_ft.memory.shape import LINEAR_NAMES
 
 Optimizer = Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
 Kernels = Literal["eager", "fused"]
+Head = Literal["device", "host", "nf4"]
 Platform = Literal["linux", "wsl", "windows", "macos"]
 
 GIB = 2**30
@@ -94,6 +95,10 @@ class TrainingSetup:
         slot_layers: layers' worth of card memory that the streamed ones pass through.
         offload_embedding: keep the embedding in host memory (not where it is tied to the head).
         offload_activations: keep the checkpointed hidden states in host memory.
+        offload_optimizer: keep the optimizer's state in host memory, and step there.
+        head: where the output head is, if it is no view of the embedding: in 16 bits on the device; in 16 bits on the
+            host, from where it passes through the device in slices of the vocabulary; or in NF4 on the device.
+        nf4_embedding: hold the embedding in NF4 (with the head where they are tied).
         loss_chunk: tokens whose logits exist at a time; None is the whole micro-batch at once, as
             transformers' own loss has it.
         kernels: ``eager`` is transformers + PEFT, ``fused`` is Unsloth's Triton kernels.
@@ -115,6 +120,9 @@ class TrainingSetup:
     slot_layers: int = 2
     offload_embedding: bool = False
     offload_activations: bool = False
+    offload_optimizer: bool = False
+    head: Head = "device"
+    nf4_embedding: bool = False
     loss_chunk: int | None = None
     kernels: Kernels = "eager"
 
