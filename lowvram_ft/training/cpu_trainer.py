@@ -13,6 +13,7 @@ import torch
 from trl import SFTTrainer
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
+from lowvram_ft.training.placement import TableHead
 
 
 class CpuSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -64,6 +65,9 @@ def completion_nll(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, to
     ).last_hidden_state
     labels = inputs["labels"][:, 1:]
     mask = labels != IGNORE_INDEX
-    logits = base.get_output_embeddings()(hidden[:, :-1][mask])
+    head, states = base.get_output_embeddings(), hidden[:, :-1][mask]
+    if isinstance(head, TableHead):
+        return head.nll(states, labels[mask]), mask.sum()
+    logits = head(states)
     summed = torch.nn.functional.cross_entropy(logits.float(), labels[mask], reduction="sum")
     return summed, mask.sum()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lowvram_ft.memory.setup import Head
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class LoadPlan:
         max_length: most tokens of a row.
         gradient_checkpointing: recompute activations in the backward pass.
         offload_layers: decoder layers kept in host memory while training (Unsloth only).
-        offload_embedding: keep the embedding in host memory (Unsloth only).
+        offload_embedding: keep the embedding in host memory.
         vram_bytes: most memory that may be reserved on the card; None for all of it.
         seed: of the adapter's initial weights.
+        head: where the output head is; see `lowvram_ft.memory.TrainingSetup`.
+        nf4_embedding: hold the embedding in NF4, with the head where they are tied.
     """
 
     quantization: QuantizationSection
@@ -38,6 +41,8 @@ class LoadPlan:
     offload_embedding: bool
     vram_bytes: int | None
     seed: int
+    head: Head = "device"
+    nf4_embedding: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class ReferenceEngine:
         from peft import get_peft_model, prepare_model_for_kbit_training
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+        from lowvram_ft.training.placement import device_map, moves_vocabulary, place_vocabulary
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = compute_dtype(device)
         set_seed(plan.seed)
@@ -37,14 +39,15 @@ class ReferenceEngine:
             base = AutoModelForCausalLM.from_pretrained(
                 model,
                 dtype=getattr(torch, dtype),
-                quantization_config=_quantization(plan.quantization, dtype),
-                device_map={"": 0} if device == "cuda" else None,
+                quantization_config=_quantization(plan.quantization, dtype, device == "cuda" and moves_vocabulary(plan)),
+                device_map=device_map(plan) if device == "cuda" else None,
             )
             tokenizer = AutoTokenizer.from_pretrained(model)
         except Exception as error:
             if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
                 raise
             raise ModelError(f"{model}: cannot be loaded ({first_line(error)}); download it again") from error
+        place_vocabulary(base, plan, torch.device(device))  # first: what follows makes float32 of what it finds
         if plan.quantization.load_in_4bit:
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=plan.gradient_checkpointing)
             if device == "cpu":
@@ -163,7 +166,7 @@ def keep_weights_unpacked(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantization(section: QuantizationSection, dtype: str) -> Any:
+def _quantization(section: QuantizationSection, dtype: str, parts_on_host: bool) -> Any:
     if not section.load_in_4bit:
         return None
     import torch
@@ -174,6 +177,7 @@ def _quantization(section: QuantizationSection, dtype: str) -> Any:
         bnb_4bit_quant_type=section.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_enable_fp32_cpu_offload=parts_on_host,  # "fp32" in name only: they keep their type
     )
 
 
