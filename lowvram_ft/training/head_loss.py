@@ -35,10 +35,11 @@ def head_nll(hidden: torch.Tensor, labels: torch.Tensor, head: Table) -> torch.T
     Returns:
         The sum over N, float32, scalar. Its gradient flows into ``hidden`` alone.
     """
-    return _HeadNll.apply(hidden, labels, head)  # type: ignore[no-any-return, no-untyped-call]
+    summed: torch.Tensor = _HeadNll.apply(hidden, labels, head)
+    return summed
 
 
-class _HeadNll(torch.autograd.Function):
+class _HeadNll(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Table) -> torch.Tensor:
         wants_gradient = hidden.requires_grad

@@ -12,7 +12,7 @@ from lowvram_ft.training.head_loss import head_nll
 from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table, Table
 
 
-class TableEmbedding(nn.Module):
+class TableEmbedding(nn.Module):  # type: ignore[misc]
     """An embedding over a `Table`: token ids of shape [B, T] to rows of shape [B, T, H]."""
 
     def __init__(self, table: Table) -> None:
@@ -24,7 +24,7 @@ class TableEmbedding(nn.Module):
         return self.table.gather(input_ids)
 
 
-class TableHead(nn.Module):
+class TableHead(nn.Module):  # type: ignore[misc]
     """An output head over a `Table`. A loss is `nll`, which keeps no logits; ``forward`` makes them, for answers."""
 
     def __init__(self, table: Table) -> None:

@@ -33,13 +33,14 @@ class ReferenceEngine:
         from lowvram_ft.training.placement import device_map, moves_vocabulary, place_vocabulary
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        parts_on_host = device == "cuda" and moves_vocabulary(plan)
         dtype = compute_dtype(device)
         set_seed(plan.seed)
         try:
             base = AutoModelForCausalLM.from_pretrained(
                 model,
                 dtype=getattr(torch, dtype),
-                quantization_config=_quantization(plan.quantization, dtype, device == "cuda" and moves_vocabulary(plan)),
+                quantization_config=_quantization(plan.quantization, dtype, parts_on_host),
                 device_map=device_map(plan) if device == "cuda" else None,
             )
             tokenizer = AutoTokenizer.from_pretrained(model)
