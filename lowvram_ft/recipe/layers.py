@@ -3,7 +3,7 @@
 A recipe is read in layers; a later one wins, key by key:
 
 1. the defaults of the sections below,
-2. the file named by ``extends`` (one level),
+2. the file named by ``extends``: beside the recipe, or one that ships with the kit (one level),
 3. the recipe itself,
 4. in a pipeline: the pipeline file's own sections, then the keys written inline in its ``[[stages]]`` entry,
 5. ``--set section.key=value``.
@@ -158,9 +158,9 @@ def _pipeline_stage(
     layers: list[Layer] = []
     base = entry.get("recipe")
     if base is not None:
-        parent = path.parent / str(base)
-        if not parent.is_file():
-            problems.append(f"{path}: stages[{number}].recipe: no such file ({parent}); name a recipe beside this one")
+        parent = _beside(path, str(base))
+        if parent is None:
+            problems.append(f"{path}: stages[{number}].recipe: {_not_found(path, str(base))}")
             return
         layers = _with_parent(parent, _read(parent), problems)
     layers.append((path.name, own))
@@ -176,14 +176,28 @@ def _with_parent(path: Path, text: Mapping[str, Any], problems: list[str]) -> li
     extends = text.get("extends")
     if extends is None:
         return [(path.name, own)]
-    parent = path.parent / str(extends)
-    if not parent.is_file():
-        problems.append(f"{path}: extends: no such file ({parent}); name a recipe beside this one")
+    parent = _beside(path, str(extends))
+    if parent is None:
+        problems.append(f"{path}: extends: {_not_found(path, str(extends))}")
         return [(path.name, own)]
     above = _read(parent)
     if "extends" in above:
         problems.append(f"{path}: extends: {parent.name} extends another recipe itself; one level only")
     return [(parent.name, {key: value for key, value in above.items() if key != "extends"}), (path.name, own)]
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    """The recipe that another one names: beside it, or else among those that ship with the kit."""
+    if (path.parent / name).is_file():
+        return path.parent / name
+    try:
+        return find(name) if Path(name).parent == Path() else None
+    except RecipeError:
+        return None
+
+
+def _not_found(path: Path, name: str) -> str:
+    return f"no such file ({path.parent / name}); name a recipe beside this one, or one that ships with the kit"
 
 
 def _read(path: Path) -> dict[str, Any]:

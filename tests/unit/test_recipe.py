@@ -361,7 +361,10 @@ GOLDEN = {
         'eval.suites: unknown suite "jsonl:"; use samples, humaneval or jsonl:PATH',
     ),
     "other schema": ("schema_version = 2\n", "schema_version: input should be 1 (got 2)"),
-    "missing extends": ('extends = "gone.toml"\n', "extends: no such file (gone.toml); name a recipe beside this one"),
+    "missing extends": (
+        'extends = "gone.toml"\n',
+        "extends: no such file (gone.toml); name a recipe beside this one, or one that ships with the kit",
+    ),
     "stages not a list": ('stages = "a"\n', "stages: is not a list of tables; write [[stages]] once for each stage"),
     "stages a table": (
         '[stages]\nname = "a"\n',
@@ -374,7 +377,7 @@ GOLDEN = {
     ),
     "stage recipe missing": (
         '[[stages]]\nrecipe = "gone.toml"\n',
-        "stages[1].recipe: no such file (gone.toml); name a recipe beside this one",
+        "stages[1].recipe: no such file (gone.toml); name a recipe beside this one, or one that ships with the kit",
     ),
     "not TOML": (
         "[train\n",
@@ -420,6 +423,25 @@ def test_a_problem_names_the_file_that_it_is_in(tmp_path):
     assert problems(path) == [
         "child.toml: train.seed: input should be a valid integer (got '1')",
         "base.toml: train.sede: unknown setting; did you mean train.seed?",
+    ]
+
+
+@pytest.mark.parametrize("name", ["stage_a_kodcode.toml", "stage_a_kodcode"])
+def test_a_recipe_anywhere_extends_one_that_ships_unless_one_of_that_name_is_beside_it(tmp_path, name):
+    path = write(tmp_path, mine=f'extends = "{name}"\n[train]\nmax_length = 256\n')
+    (stage,) = load(str(path)).stages
+    assert (stage.recipe.data.source, stage.recipe.train.max_length) == ("kodcode", 256)
+    assert stage.origin["data.source"] == "stage_a_kodcode.toml"
+    (tmp_path / name).write_text('[data]\nsource = "coderm"\n')
+    (stage,) = load(str(path)).stages
+    assert stage.recipe.data.source == "coderm"
+
+
+def test_a_pipeline_anywhere_takes_stages_that_ship(tmp_path):
+    path = write(tmp_path, pipe='[[stages]]\nrecipe = "stage_a_kodcode.toml"\n[[stages]]\nrecipe = "gone.toml"\n')
+    assert problems(path) == [
+        "pipe.toml: stages[2].recipe: no such file (gone.toml); name a recipe beside this one, "
+        "or one that ships with the kit"
     ]
 
 
