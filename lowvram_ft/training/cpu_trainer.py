@@ -13,6 +13,7 @@ import torch
 from trl import SFTTrainer
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
+from lowvram_ft.training.ddp import through_wrapper
 from lowvram_ft.training.placement import TableHead
 
 
@@ -29,7 +30,7 @@ class CpuSFTTrainer(SFTTrainer):  # type: ignore[misc]
         """The loss of a micro-batch.
 
         Args:
-            model: the PEFT model.
+            model: the PEFT model, or DDP around it.
             inputs: ``input_ids``, ``attention_mask``, ``labels``, each of shape [B, T].
             return_outputs: not supported; the logits of all positions are never made.
             num_items_in_batch: labels in the effective batch; None divides by those of this micro-batch.
@@ -41,12 +42,14 @@ class CpuSFTTrainer(SFTTrainer):  # type: ignore[misc]
             raise ValueError("return_outputs: the logits of all positions are never made")
         mode = "train" if self.model.training else "eval"
         if mode == "train":
-            self._total_train_tokens += int(inputs["attention_mask"].sum())
+            self._total_train_tokens += int(self.accelerator.reduce(inputs["attention_mask"].sum()))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.args.bf16):
-            summed, count = completion_nll(self.accelerator.unwrap_model(model), inputs)
-        items = count if num_items_in_batch is None else num_items_in_batch
-        return summed / torch.as_tensor(items).clamp(min=1)
+            summed, count = through_wrapper(model, self.accelerator.unwrap_model(model), completion_nll, inputs)
+        if num_items_in_batch is None:
+            return summed / count.clamp(min=1)
+        # the labels of all processes are counted, and DDP takes the mean of their gradients where the sum is wanted
+        return summed * self.accelerator.num_processes / torch.as_tensor(num_items_in_batch).clamp(min=1)
 
 
 def completion_nll(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -43,7 +43,10 @@ def build_sft_trainer(
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
+    from lowvram_ft.training.ddp import leave_frozen_alone
+
     keep_quiet()
+    leave_frozen_alone(loaded.model)
     trainer = (trainer_class or SFTTrainer)(
         model=loaded.model,
         args=sft_config(loaded, train, eval_rows is not None, output_dir),
@@ -61,7 +64,7 @@ def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir:
     from trl import SFTConfig
 
     on_cpu = loaded.device == "cpu"
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(output_dir),
         learning_rate=train.learning_rate,
         num_train_epochs=train.num_train_epochs,
@@ -100,7 +103,13 @@ def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir:
         remove_unused_columns=False,
         seed=train.seed,
         data_seed=train.seed,
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,  # every LoRA weight takes part in every forward pass
+        ddp_broadcast_buffers=False,  # none of them changes
     )
+    # one process trains on one card; transformers would put further ones that it sees to work with DataParallel
+    config._n_gpu = min(1, config.n_gpu)
+    return config
 
 
 def assert_completion_mask(trainer: Any, examples: Sequence[Example]) -> None:
