@@ -25,6 +25,15 @@ from pathlib import Path
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it (128 + SIGINT)."""
 
+EXIT_TERMINATED = 143
+"""Exit code after SIGTERM, as shells expect it (128 + SIGTERM); after a closed terminal, too."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The system or another program asked the run to end (SIGTERM, or SIGHUP of a closed terminal)."""
+
+    exit_code = EXIT_TERMINATED
+
 
 class LowvramError(Exception):
     """The run failed. The base of all errors that are shown to a user without a traceback."""

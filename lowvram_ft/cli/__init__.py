@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -17,7 +18,15 @@ from lowvram_ft.cli.data import data
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, export, run, train
 from lowvram_ft.cli.use import bench, testgen
-from lowvram_ft.errors import EXIT_INTERRUPTED, LowvramError, MachineError, cannot_write, is_disk_full
+from lowvram_ft.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    LowvramError,
+    MachineError,
+    Terminated,
+    cannot_write,
+    is_disk_full,
+)
 
 _PLAIN_WARNING = warnings.showwarning
 
@@ -41,20 +50,34 @@ def main() -> None:
         # outside of its standalone mode, click returns what a command gave to `Context.exit`
         code = cli.main(prog_name="lowvram-ft", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if _speaks():
+            error.show()
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; nothing is half-written: run the same command again", err=True)
-        code = EXIT_INTERRUPTED
+    except (KeyboardInterrupt, click.Abort) as stop:
+        if _speaks():
+            click.echo("stopped; nothing is half-written: run the same command again", err=True)
+        terminated = isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated)
+        code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except Exception as error:
         shown = _for_users(error)
-        if shown is None or debug:
+        if not _speaks() and not debug:
+            pass
+        elif shown is None or debug:
             traceback.print_exc()
         else:
             for problem in str(shown).splitlines():
                 click.echo(f"error: {problem}", err=True)
         code = getattr(shown, "exit_code", 1)
     sys.exit(code)
+
+
+def _speaks() -> bool:
+    """Whether this process tells the user why it ends: of several that train together, the first one that does."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from lowvram_ft.training.ranks import told_elsewhere
+
+    return not told_elsewhere()
 
 
 def _show_warning(

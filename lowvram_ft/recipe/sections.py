@@ -137,6 +137,9 @@ class TrainSection(Section):
     gradient_checkpointing: bool = True
     eval_steps: float = Field(default=0.1, gt=0)
     """Steps between validation losses and checkpoints; below 1: a share of all steps."""
+    save_minutes: float = Field(default=10.0, ge=0)
+    """Minutes of training between two checkpoints at the most, beside those of ``eval_steps``; 0 for none by time. What
+    a power cut can cost."""
     early_stopping_patience: int | None = Field(default=3, gt=0)
     """Validation losses without improvement before training ends; leave out for none."""
     seed: int = Field(default=0, ge=0)

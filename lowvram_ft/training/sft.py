@@ -17,8 +17,6 @@ from lowvram_ft.training.engines.protocol import Loaded
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CHECKPOINTS_KEPT = 2
-
 
 def build_sft_trainer(
     loaded: Loaded,
@@ -44,6 +42,7 @@ def build_sft_trainer(
     from trl import SFTTrainer
 
     from lowvram_ft.training.ddp import leave_frozen_alone
+    from lowvram_ft.training.order import put_in_order
 
     keep_quiet()
     leave_frozen_alone(loaded.model)
@@ -55,6 +54,7 @@ def build_sft_trainer(
         processing_class=loaded.tokenizer,
         callbacks=list(callbacks),
     )
+    put_in_order(trainer)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     return trainer
 
@@ -87,8 +87,8 @@ def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir:
         eval_steps=train.eval_steps,
         save_strategy="steps",
         save_steps=train.eval_steps,
-        save_total_limit=CHECKPOINTS_KEPT,
-        load_best_model_at_end=evaluates,
+        load_best_model_at_end=False,  # `Saver` does it: each checkpoint holds the best weights
+        restore_callback_states_from_checkpoint=True,  # early stopping counts on
         metric_for_best_model="eval_loss" if evaluates else None,
         greater_is_better=False if evaluates else None,
         logging_steps=1,

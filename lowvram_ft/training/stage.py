@@ -1,4 +1,7 @@
-"""Train one stage: load, prepare, check the mask, train, save the adapter. Takes up where it was killed."""
+"""Train one stage: load, prepare, check the mask, train, save the adapter. Takes up where it was killed.
+
+Memory that runs out is caught: the stage steps down one notch and goes on from the last finished step.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,14 @@ from lowvram_ft.data.prepare import cached_set
 from lowvram_ft.data.prepared import Prepared
 from lowvram_ft.data.verify_recipe import verifier
 from lowvram_ft.errors import MachineError, TrainingError, cannot_write, is_disk_full
+from lowvram_ft.memory.notches import Short
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import from_folder
+from lowvram_ft.training.checkpoints import flush
 from lowvram_ft.training.engines import Engine, LoadPlan
-from lowvram_ft.training.sft import assert_completion_mask, keep_quiet
-
-CHECKPOINT_FILES = (
-    "trainer_state.json",
-    "adapter_model.safetensors",
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-)
+from lowvram_ft.training.ranks import Ranks
+from lowvram_ft.training.sft import keep_quiet
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,11 @@ def train_stage(
     adapter: Path | None,
     progress: Progress,
     event: Callable[..., None],
+    ranks: Ranks,
 ) -> Trained:
     """Train one stage.
+
+    Its checkpoints stay until `clear_checkpoints`: a run that is killed before it has recorded the result finds them.
 
     Args:
         name: of the stage.
@@ -66,60 +67,110 @@ def train_stage(
         adapter: PEFT folder to continue; None starts a new one.
         progress: where a person reads how far it is.
         event: where a program reads it.
+        ranks: this process among those that train together; the first alone writes to ``out``.
 
     Raises:
         DataError: no row is left, or the data is broken.
         ModelError: the model or the adapter cannot be used.
         gguf_export.ExportError: the adapter is broken, or belongs to another base model.
         TrainingError: the loss is not finite, or the mask is wrong.
-        MachineError: the disk is full.
+        MachineError: memory runs out although all was given up that may be, the adapter cannot be written, or the GPU
+            is gone.
+        KeyboardInterrupt: the run was asked to end; the last finished step is saved.
     """
     keep_quiet()  # first: bitsandbytes, which transformers imports, says more while it is imported
     import torch
-    from transformers import EarlyStoppingCallback
 
-    from lowvram_ft.training.callbacks import Report, memory_bytes
+    from lowvram_ft.training.attempt import Attempt
+    from lowvram_ft.training.descent import Descent
+    from lowvram_ft.training.out_of_memory import HostWatch, host_memory, is_lost_device, let_go, shortage_of
+    from lowvram_ft.training.saving import Saver
+    from lowvram_ft.training.stopping import StopRequest
 
     if adapter is not None:  # PEFT passes over tensors that have no place in the base
         Adapter.load(adapter).check_fits(Checkpoint.open(model))
-    chat = from_folder(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoints = out / "checkpoints"
+    layers = int(json.loads((model / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
+    descent = Descent(name, recipe, plan, engine.levers(device), layers, device == "cuda", checkpoints)
+    here: Short = "device" if device == "cpu" else "host"
+    minutes = recipe.train.save_minutes
+    with StopRequest() as stop:
+        while True:
+            watch = HostWatch(host_memory(), lambda: descent.may_step_down(here))
+            saver = Saver(name, 60 * minutes if minutes else None, stop, watch, progress, event)
+            attempt = Attempt(name, engine, device, checkpoints, saver, progress, event)
+            try:
+                with ranks.first():  # makes the set; the others map the same files
+                    prepared = _prepared(name, descent.recipe, model, descent.plan.max_length, progress)
+                callbacks = _callbacks(name, descent.recipe, prepared, progress, event)
+                attempt.train(descent.recipe, model, descent.plan, prepared, adapter, callbacks)
+                return _finish(attempt, engine, prepared, out, descent.notches, ranks)
+            except KeyboardInterrupt as error:
+                attempt.rescue(error)
+                raise
+            except Exception as error:
+                shortage = attempt.shortage(error)
+                if shortage is None:
+                    if isinstance(error, OSError) or is_disk_full(error):
+                        raise cannot_write(out, error) from error
+                    if is_lost_device(error):
+                        raise _gpu_gone(name, error) from error
+                    if shortage_of(error, device) is not None:
+                        raise _no_way_down(name, error) from error
+                    raise
+                let_go(error)
+            attempt.rescue(None)
+            attempt.release()
+            taken = descent.step_down(shortage)
+            progress.say(
+                f"train {name}: out of memory in {taken['phase']} after step {taken['step']}; {taken['words']}"
+            )
+            event("stepped_down", stage=name, **taken)
+
+
+def clear_checkpoints(out: Path) -> None:
+    """Remove what only a stage that has not ended needs."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _prepared(name: str, recipe: Recipe, model: Path, max_length: int, progress: Progress) -> Prepared:
+    """The rows, from the cache where they are there."""
     prepared = cached_set(
-        recipe.data, chat, plan.max_length, suites=recipe.eval.suites, verify=verifier(recipe.data, progress)
+        recipe.data,
+        from_folder(model),
+        max_length,
+        suites=recipe.eval.suites,
+        verify=verifier(recipe.data, progress),
     )
     for note in prepared.notes:
         progress.say(note)
     progress.say(_describe(name, prepared))
-    loaded = engine.load(model, plan, adapter)
+    return prepared
+
+
+def _callbacks(
+    name: str, recipe: Recipe, prepared: Prepared, progress: Progress, event: Callable[..., None]
+) -> list[Any]:
+    from transformers import EarlyStoppingCallback
+
+    from lowvram_ft.training.callbacks import Report
+
     callbacks: list[Any] = [Report(name, progress, event)]
     if recipe.train.early_stopping_patience is not None and prepared.eval:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.train.early_stopping_patience))
-    checkpoints = out / "checkpoints"
-    trainer = engine.trainer(
-        recipe.train.method,
-        loaded,
-        recipe.train,
-        prepared.train.for_trainer(),
-        prepared.eval.for_trainer() if prepared.eval else None,
-        checkpoints,
-        callbacks,
-    )
-    assert_completion_mask(trainer, prepared.train)
-    resume = newest_checkpoint(checkpoints)
-    if resume is not None:
-        progress.say(f"train {name}: resumes at {resume.name}")
-        event("resumed", stage=name, checkpoint=resume.name)
-    try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
-        folder = _save(trainer.model, out)
-    except torch.OutOfMemoryError as error:
-        raise MachineError(
-            f"{name}: out of memory on the GPU; lower train.max_length, or see: lowvram-ft plan RECIPE"
-        ) from error
-    except Exception as error:
-        if not isinstance(error, OSError) and not is_disk_full(error):
-            raise
-        raise cannot_write(out, error) from error
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    return callbacks
+
+
+def _finish(
+    attempt: Any, engine: Engine, prepared: Prepared, out: Path, notches: list[dict[str, Any]], ranks: Ranks
+) -> Trained:
+    """Save the adapter, and say how it went."""
+    from lowvram_ft.training.callbacks import memory_bytes
+
+    loaded, trainer = attempt.loaded, attempt.trainer
+    peaks = ranks.gather(memory_bytes())
+    folder = _save(trainer.model, out) if ranks.leads else out / "adapter"
     result = {
         "engine": engine.name,
         "device": loaded.device,
@@ -128,33 +179,27 @@ def train_stage(
         "steps": trainer.state.global_step,
         "planned_steps": trainer.state.max_steps,
         **_losses(trainer.state.log_history),
-        "peak_memory_bytes": memory_bytes(),
+        "notches": notches,
+        "processes": ranks.world_size,
+        "peak_memory_bytes": max(peaks),
     }
     return Trained(folder, result)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; one that a kill left half-written is passed over."""
-    numbered = [
-        path
-        for path in folder.glob("checkpoint-*")
-        if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()
-    ]
-    for path in sorted(numbered, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True):
-        if _is_whole(path):
-            return path
-    return None
+def _no_way_down(name: str, error: BaseException) -> MachineError:
+    reason = str(error).splitlines()[0]
+    return MachineError(
+        f"{name}: out of memory ({reason}), and several processes that train together cannot step down; lower "
+        "train.max_length or hardware.vram_gib; the same command goes on at the newest checkpoint"
+    )
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether every file is there; the trainer writes ``trainer_state.json`` last."""
-    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
-        return False
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+def _gpu_gone(name: str, error: BaseException) -> MachineError:
+    reason = str(error).splitlines()[0]
+    return MachineError(
+        f"{name}: the GPU does not answer any more ({reason}), as after a suspend with a driver that does not keep the "
+        "card's memory; run the same command again, it goes on at the newest checkpoint"
+    )
 
 
 def _save(model: Any, out: Path) -> Path:
@@ -164,8 +209,10 @@ def _save(model: Any, out: Path) -> Path:
     model.save_pretrained(temporary)
     if not (temporary / "adapter_model.safetensors").is_file():
         raise TrainingError(f"{temporary}: PEFT saved no adapter_model.safetensors; check the versions with doctor")
+    flush(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+    flush(out)
     return folder
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lowvram_ft.memory.notches import Lever
 from lowvram_ft.memory.setup import Head
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 
@@ -66,6 +67,14 @@ class Engine(Protocol):
     """Loads a model, and builds the trainer for it. Preference training needs the same load, so they are apart."""
 
     name: str
+
+    def levers(self, device: str) -> frozenset[Lever]:
+        """What this engine can give up when memory runs out.
+
+        Args:
+            device: ``"cuda"`` or ``"cpu"``.
+        """
+        ...
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with a new adapter, or with one to continue.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowvram_ft.errors import ModelError
 from lowvram_ft.hardware import cpu_flags
+from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
 from lowvram_ft.training.sft import build_sft_trainer
@@ -23,6 +24,13 @@ class ReferenceEngine:
     """Plain libraries, no kernels of their own: what a GPU result is held against."""
 
     name = "reference"
+
+    def levers(self, device: str) -> frozenset[Lever]:
+        """What can be given up; see `lowvram_ft.training.engines.Engine`. On the CPU there is no other place to go."""
+        everywhere: frozenset[Lever] = frozenset({"gradient_checkpointing", "smaller_batch", "shorter"})
+        if device == "cpu":
+            return everywhere
+        return everywhere | {"offload_embedding", "host_head", "nf4_head", "nf4_embedding", "optimizer_8bit"}
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""

@@ -23,6 +23,7 @@ from trl import SFTTrainer
 from unsloth import FastLanguageModel
 
 from lowvram_ft.errors import MachineError, ModelError, RecipeError
+from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
 from lowvram_ft.training.engines.reference import compute_dtype, does_not_fit, first_line, is_safetensors
@@ -36,6 +37,13 @@ class UnslothEngine:
     """Unsloth's loader and trainer, under the same rows, masks and checkpoints as the reference engine."""
 
     name = "unsloth"
+
+    def levers(self, device: str) -> frozenset[Lever]:
+        """What can be given up; see `lowvram_ft.training.engines.Engine`. Its CPU backend can move nothing."""
+        everywhere: frozenset[Lever] = frozenset({"gradient_checkpointing", "smaller_batch", "shorter"})
+        if device == "cpu":
+            return everywhere
+        return everywhere | {"offload_layers", "offload_embedding", "optimizer_8bit"}
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""

@@ -1,0 +1,142 @@
+"""One attempt at a stage, from the load to the last step; where it ends early, what is whole is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lowvram_ft.data.prepared import Prepared
+from lowvram_ft.errors import Terminated
+from lowvram_ft.progress import Progress
+from lowvram_ft.recipe import Recipe
+from lowvram_ft.training.callbacks import Event
+from lowvram_ft.training.checkpoints import damaged_checkpoints, newest_checkpoint
+from lowvram_ft.training.descent import Shortage
+from lowvram_ft.training.engines import Engine, Loaded, LoadPlan
+from lowvram_ft.training.out_of_memory import free_memory, is_in_backward, let_go, shortage_of
+from lowvram_ft.training.saving import Saver, TrainingComplete
+from lowvram_ft.training.sft import assert_completion_mask
+
+
+class Attempt:
+    """A model, its trainer and what saves it.
+
+    Args:
+        stage: name of the stage.
+        engine: who loads and trains.
+        device: where: ``"cuda"`` or ``"cpu"``.
+        folder: of the checkpoints.
+        saver: not attached yet.
+        progress: where a person reads how far it is.
+        event: where a program reads it.
+
+    Attributes:
+        loaded: the model; None before it is loaded, and once it is let go.
+        trainer: its trainer, in the same way.
+    """
+
+    def __init__(
+        self, stage: str, engine: Engine, device: str, folder: Path, saver: Saver, progress: Progress, event: Event
+    ) -> None:
+        self._stage, self._engine, self._device, self._folder = stage, engine, device, folder
+        self._saver, self._progress, self._event = saver, progress, event
+        self.loaded: Loaded | None = None
+        self.trainer: Any = None
+
+    def train(
+        self,
+        recipe: Recipe,
+        model: Path,
+        plan: LoadPlan,
+        prepared: Prepared,
+        adapter: Path | None,
+        callbacks: Sequence[Any],
+    ) -> None:
+        """Load, resume where there is a checkpoint, and train to the end.
+
+        Args:
+            recipe: the stage's sections.
+            model: folder of the base model.
+            plan: how it is loaded.
+            prepared: the rows.
+            adapter: PEFT folder to continue; None starts a new one.
+            callbacks: beside the saver.
+
+        Raises:
+            ModelError: the model or the adapter cannot be used.
+            TrainingError: the loss is not finite, or the mask is wrong.
+        """
+        self.loaded = self._engine.load(model, plan, adapter)
+        self.trainer = self._engine.trainer(
+            recipe.train.method,
+            self.loaded,
+            recipe.train,
+            prepared.train.for_trainer(),
+            prepared.eval.for_trainer() if prepared.eval else None,
+            self._folder,
+            [*callbacks, self._saver],
+        )
+        assert_completion_mask(self.trainer, prepared.train)
+        resume = self._resume()
+        self._saver.attach(self.trainer, resume)
+        with suppress(TrainingComplete):
+            self.trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+        self._saver.finish()
+
+    def shortage(self, error: BaseException) -> Shortage | None:
+        """Where memory ran out; None if it did not, or if other processes wait for this one."""
+        short = shortage_of(error, self._device)
+        if short is None or (self.trainer is not None and self.trainer.args.world_size > 1):
+            return None
+        phase: str = self._saver.phase
+        if phase == "step":
+            phase = "backward" if is_in_backward(error) else "forward"
+        lines = str(error).strip().splitlines()
+        step = int(self.trainer.state.global_step) if self.trainer is not None else 0
+        return Shortage(short, phase, step, lines[0][:120] if lines else type(error).__name__)
+
+    def rescue(self, stopped_by: KeyboardInterrupt | None) -> None:
+        """Save the last finished step, where it is not saved yet and still whole. What fails here costs only time.
+
+        Args:
+            stopped_by: what ended the run; None if memory ran out.
+        """
+        if self.trainer is None:
+            return
+        if self.trainer.args.world_size > 1 and not isinstance(stopped_by, Terminated):
+            return  # each process would be elsewhere; only a request is answered by all in the same step
+        step = int(self.trainer.state.global_step)
+        try:
+            saved = self._saver.rescue()
+        except Exception as error:
+            if shortage_of(error, self._device) is None:
+                raise
+            let_go(error)
+            saved = False
+        if saved:
+            self._progress.say(f"train {self._stage}: saved at step {step}")
+        elif step > 0:
+            newest = newest_checkpoint(self._folder)
+            begin = f"at {newest.name}" if newest is not None else "at the beginning"
+            self._progress.say(f"train {self._stage}: step {step} could not be saved; training goes on {begin}")
+
+    def release(self) -> None:
+        """Let go of the model and all that hangs on it, so that the next attempt finds the memory free."""
+        if self.trainer is not None:
+            self.trainer.accelerator.free_memory()
+        self.trainer = self.loaded = None
+        self._saver = None  # type: ignore[assignment]  # it holds the trainer
+        free_memory()
+
+    def _resume(self) -> Path | None:
+        """The checkpoint to go on from; says which ones are damaged."""
+        for path in damaged_checkpoints(self._folder):
+            self._progress.say(f"train {self._stage}: {path.name} is damaged; the one before it is taken")
+            self._event("checkpoint_damaged", stage=self._stage, checkpoint=path.name)
+        resume = newest_checkpoint(self._folder)
+        if resume is not None:
+            self._progress.say(f"train {self._stage}: resumes at {resume.name}")
+            self._event("resumed", stage=self._stage, checkpoint=resume.name)
+        return resume
