@@ -276,6 +276,27 @@ def test_an_adapter_of_another_base_is_refused(other: str, tiny_llama: Path, tmp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("load_in_4bit", [True, False])
+def test_small_updates_of_an_adapter_are_not_rounded_away(load_in_4bit: bool, tiny_llama: Path, tmp_path: Path) -> None:
+    import torch
+
+    rows = examples(tiny_llama, 4)
+    loaded = ENGINE.load(tiny_llama, load_plan(load_in_4bit=load_in_4bit), None)
+    _randomize_adapter(loaded.model)
+    before = {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
+    _trainer(loaded, rows, tmp_path, learning_rate=1e-5, max_steps=2).train()
+    unchanged, all_of_them = 0, 0
+    for name, parameter in loaded.model.named_parameters():
+        if name in before:
+            assert parameter.dtype == before[name].dtype == torch.float32
+            unchanged += int((parameter == before[name]).sum())
+            all_of_them += parameter.numel()
+    assert unchanged < 0.01 * all_of_them
+    rounded = {name: weight.bfloat16() for name, weight in before.items()}
+    lost = sum(int(((weight - 1e-5).bfloat16() == weight).sum()) for weight in rounded.values())
+    assert lost > 0.5 * all_of_them, "in bfloat16 most of it would be"
+
+
 def test_a_folder_that_is_no_adapter_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a PEFT adapter"):
         ENGINE.load(tiny_llama, load_plan(), tmp_path)
