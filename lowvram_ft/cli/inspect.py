@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from lowvram_ft.cli.options import FOLDER, console, json_option, print_json, set_option
-
-AMOUNT = click.FloatRange(min=0, min_open=True)
+from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, set_option
 
 
 @click.command()
@@ -42,29 +40,32 @@ def doctor(context: click.Context, as_json: bool) -> None:
 @click.command()
 @click.argument("name", metavar="RECIPE")
 @set_option
-@click.option("--vram", metavar="GIB", type=AMOUNT, help="Plan for a card of this size.")
-@click.option("--ram", metavar="GIB", type=AMOUNT, help="Plan for so much host memory.")
+@click.option("--vram", metavar="SIZE", type=SIZE, help="Plan for a card of this size: 4, 4GiB, 4096MiB.")
+@click.option("--ram", metavar="SIZE", type=SIZE, help="Plan for so much host memory.")
+@click.option("--gpu", metavar="NAME", help='Plan for this card of the table, such as "RTX 3050 Laptop".')
 @json_option
 @click.pass_context
 def plan(
     context: click.Context,
     name: str,
     overrides: tuple[str, ...],
-    vram: float | None,
-    ram: float | None,
+    vram: int | None,
+    ram: int | None,
+    gpu: str | None,
     as_json: bool,
 ) -> None:
-    """Say whether a recipe fits, term by term. Exit code 3 if it does not."""
+    """Say whether a recipe fits, why, and how fast it will be. Exit code 3 if it does not fit."""
     from lowvram_ft.hardware import detect
-    from lowvram_ft.memory.for_recipe import GIB, plan_recipe
+    from lowvram_ft.memory.cards import find_card
+    from lowvram_ft.memory.for_recipe import plan_stages
     from lowvram_ft.memory.table import print_plan
     from lowvram_ft.recipe import load
 
     resolved = load(name, overrides)
-    sizes = {"vram_bytes": vram, "ram_bytes": ram}
-    budget = {key: int(value * GIB) for key, value in sizes.items() if value is not None}
-    hardware = detect()
-    plans = {stage.name: plan_recipe(stage.recipe, hardware, budget) for stage in resolved.stages}
+    card = find_card(gpu) if gpu is not None else None
+    vram = card.vram_bytes if vram is None and card is not None else vram
+    budget = {key: size for key, size in (("vram_bytes", vram), ("ram_bytes", ram)) if size is not None}
+    plans = plan_stages(resolved, detect(), budget, card)
     fits = all(found.fit.plan.fits for found in plans.values())
     if as_json:
         print_json({"fits": fits, "stages": {stage: found.to_json() for stage, found in plans.items()}})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,28 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # older ones take none
+    """An amount of memory: a number of GiB, or one with its unit. Cards are sold by the GB and have GiB."""
+
+    name = "size"
+    _GIB = click.FloatRange(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        match = re.fullmatch(r"\s*([\d.]+)\s*(?:(M)|G)(?:i?B)?\s*", str(value), re.IGNORECASE)
+        number, mebi = match.groups() if match else (value, None)
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        if not math.isfinite(amount):
+            self.fail(f"{value!r} is not a size; for example 4, 4GiB or 4096MiB.", param, ctx)
+        return int(float(self._GIB.convert(amount, param, ctx)) * (1 << 20 if mebi else 1 << 30))
+
+
+SIZE = Size()
 
 set_option = click.option(
     "--set",

@@ -8,18 +8,30 @@ No torch, no GPU and no file is touched here::
     result.plan.fits, result.setup.offload_layers, result.plan.term("optimizer state").formula
 """
 
-from lowvram_ft.memory.fit import ALLOW, Fit, fit
+from lowvram_ft.memory.cards import CARDS, Card, find_card
+from lowvram_ft.memory.fit import Candidate, Fit, fit
+from lowvram_ft.memory.levers import ALLOW, CLASSES, DEFAULT_ALLOW, LEVERS, Change
 from lowvram_ft.memory.plan import MemoryPlan, Phase, plan_memory
-from lowvram_ft.memory.setup import Budget, Kernels, Optimizer, Platform, TrainingSetup
+from lowvram_ft.memory.setup import HEAD_SLICE_ROWS, Budget, Head, Kernels, Optimizer, Platform, TrainingSetup
 from lowvram_ft.memory.shape import FAMILIES, LINEAR_NAMES, Linear, ModelShape
+from lowvram_ft.memory.speed import StepTime, step_time
 from lowvram_ft.memory.terms import Place, Term, nf4_bytes
 
 __all__ = [
     "ALLOW",
+    "CARDS",
+    "CLASSES",
+    "DEFAULT_ALLOW",
     "FAMILIES",
+    "HEAD_SLICE_ROWS",
+    "LEVERS",
     "LINEAR_NAMES",
     "Budget",
+    "Candidate",
+    "Card",
+    "Change",
     "Fit",
+    "Head",
     "Kernels",
     "Linear",
     "MemoryPlan",
@@ -28,9 +40,12 @@ __all__ = [
     "Phase",
     "Place",
     "Platform",
+    "StepTime",
     "Term",
     "TrainingSetup",
+    "find_card",
     "fit",
     "nf4_bytes",
     "plan_memory",
+    "step_time",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from lowvram_ft.memory.setup import TrainingSetup
 from lowvram_ft.memory.shape import Linear, ModelShape
+from lowvram_ft.memory.weights import slice_rows
 
 LOSS_BYTES = 12
 """Bytes of one logit at the peak of the loss, beside the logit itself: its log-softmax and two gradients
@@ -107,3 +108,15 @@ def loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
         return setup.tokens * a_token
     hidden = 2 * setup.tokens * shape.hidden_size * setup.compute_dtype_bytes
     return setup.loss_chunk * a_token + hidden
+
+
+def sliced_loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the loss over a head that is read in slices, the slices themselves left out.
+
+    With S rows a slice, for each position: a slice's logits in the compute dtype and in float32, S (c + 4); the sums
+    and the label's own row, in float32 at the end, H (c + 8); the hidden states and their gradient, 2c H.
+
+    Source: ``lowvram_ft.training.head_loss`` (measured with torch's profiler).
+    """
+    c = setup.compute_dtype_bytes
+    return setup.tokens * (slice_rows(shape) * (c + 4) + shape.hidden_size * (3 * c + 8))

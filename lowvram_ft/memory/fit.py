@@ -1,22 +1,47 @@
-"""`fit`: the least intrusive configuration that a budget holds, and what was given up for it."""
+"""`fit`: the fastest configuration that a budget holds, in the order of what it does to the result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from math import inf, log
 
 from lowvram_ft.errors import UsageError
+from lowvram_ft.memory import space
+from lowvram_ft.memory.cards import Card, card_of_size
+from lowvram_ft.memory.levers import ALLOW, LEVERS, Change, changes_between
 from lowvram_ft.memory.plan import MemoryPlan, plan_memory
 from lowvram_ft.memory.setup import GIB, Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
+from lowvram_ft.memory.speed import StepTime, step_time
+from lowvram_ft.memory.terms import layer_payload_bytes
 
-ALLOW = ("offload_embedding", "offload_layers", "smaller_batch", "shorter", "smaller_model")
-"""What a recipe may allow, from what changes nothing to what trains something else.
+SAME_SPEED = 0.02
+"""Speeds that are this close to the fastest count as one: the time model cannot tell them apart."""
 
-``smaller_model`` is the caller's: it knows the recipe's fallbacks.
-"""
-MIN_LENGTH = 512
-"""``shorter`` halves ``max_length`` down to this."""
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with its plan.
+
+    Attributes:
+        setup: the configuration.
+        plan: what it needs.
+        changes: what makes it of the one that was wanted.
+        time: what the time model says; None without a card.
+    """
+
+    setup: TrainingSetup
+    plan: MemoryPlan
+    changes: tuple[Change, ...]
+    time: StepTime | None
+
+    @property
+    def level(self) -> int:
+        """The heaviest class of its levers; 0 where nothing was changed."""
+        return max((change.level for change in self.changes), default=0)
 
 
 @dataclass(frozen=True)
@@ -26,87 +51,217 @@ class Fit:
     Attributes:
         setup: the configuration to train.
         plan: its plan; ``plan.fits`` is False where nothing that is allowed fits.
-        steps: what was changed, in words; empty where the setup fits as it is.
-        nearest: where nothing fits, the nearest thing that would, in words.
+        changes: the levers that were pulled; empty where the setup fits as it is.
+        time: what the time model says of it; None without a card.
+        runner_up: the next best that fits with other levers, if there is one.
+        nearest: where nothing fits, the nearest thing that would, in words; None if it was not asked for.
     """
 
     setup: TrainingSetup
     plan: MemoryPlan
-    steps: tuple[str, ...]
+    changes: tuple[Change, ...]
+    time: StepTime | None
+    runner_up: Candidate | None
     nearest: str | None
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What was changed, in words."""
+        return tuple(change.text for change in self.changes)
 
-def fit(shape: ModelShape, setup: TrainingSetup, budget: Budget, allow: Sequence[str]) -> Fit:
-    """Find the first configuration that fits, in the order of `ALLOW`.
 
-    Placement comes first (bitwise the same training), then the micro-batch (the same effective batch),
-    then the length (another training). For each length and micro-batch, the embedding moves to the host
-    before any layer does, because a look-up of rows costs less than a layer each step; and of the layers
-    as few as will do.
+def fit(
+    shape: ModelShape,
+    setup: TrainingSetup,
+    budget: Budget,
+    allow: Sequence[str],
+    card: Card | None = None,
+    *,
+    explain: bool = True,
+) -> Fit:
+    """Find the configuration that fits and is fastest, in the order of `levers.CLASSES`.
+
+    Every combination of what a class allows is planned, each with as few layers on the host as will do; of those that
+    fit, the one that the time model finds fastest is taken, and among equals the one with the least traffic on the bus.
+    A class is tried only where none before it fits; within the third and fourth, fewer changes before more.
 
     Args:
         shape: the base model.
         setup: what is wanted; its own ``offload_layers`` is the least that is tried.
         budget: the machine.
-        allow: which of `ALLOW` may be used.
+        allow: which of `levers.ALLOW` may be used. ``smaller_model`` is the caller's: it knows the fallbacks.
+        card: whose speed counts; by default one of the budget's size.
+        explain: whether to look for the nearest that would fit, where nothing does.
 
     Raises:
         UsageError: ``allow`` holds an unknown word.
     """
-    if unknown := [word for word in allow if word not in ALLOW]:
+    if unknown := [word for word in allow if word not in LEVERS]:
         raise UsageError(f"hardware.allow: unknown (got {', '.join(unknown)}); choose from {', '.join(ALLOW)}")
-    chosen = _search(shape, setup, budget, allow)
-    return replace(chosen, nearest=None if chosen.plan.fits else _nearest(shape, setup, budget, allow, chosen.plan))
+    return _fit(shape, setup, budget, tuple(word for word in ALLOW if word in allow), card, explain)
 
 
-def _search(shape: ModelShape, setup: TrainingSetup, budget: Budget, allow: Sequence[str]) -> Fit:
-    """The first configuration that fits, or else the one that lacks the least."""
-    best, best_plan = setup, plan_memory(shape, setup, budget)
-    for candidate in _candidates(shape, setup, budget, allow):
-        plan = plan_memory(shape, candidate, budget)
-        if plan.fits or _excess(plan) < _excess(best_plan):
-            best, best_plan = candidate, plan
+@lru_cache(maxsize=64)
+def _fit(
+    shape: ModelShape,
+    setup: TrainingSetup,
+    budget: Budget,
+    allow: tuple[str, ...],
+    card: Card | None,
+    explain: bool,
+) -> Fit:
+    search = Search(shape, setup, budget, card)
+    found = search.run(allow)
+    if found:
+        best, *others = found
+        best = search.with_more_slots(best, allow)
+        return Fit(best.setup, best.plan, best.changes, best.time, _runner_up(best, others), None)
+    closest = search.closest(allow)
+    nearest = _nearest(search, allow, closest.plan) if explain else None
+    return Fit(closest.setup, closest.plan, closest.changes, closest.time, None, nearest)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for one model, setup and budget.
+
+    Attributes:
+        shape: the base model.
+        wanted: the setup that is wanted.
+        budget: the machine.
+        card: whose speed counts; None for one of the budget's size.
+    """
+
+    shape: ModelShape
+    wanted: TrainingSetup
+    budget: Budget
+    card: Card | None
+
+    def run(self, allow: Sequence[str]) -> list[Candidate]:
+        """Everything that fits within the first class that has something, the best first; empty where nothing does."""
+        least = space.least_setups(self.wanted, self.shape, allow, on_card=self._on_card)
+        if not any(self._fits_card(setup) for setup in (self.wanted, *least)):
+            return []
+        for trained in space.trained(self.wanted, allow):
+            for numerics in space.numerics(trained, self.shape, allow, on_card=self._on_card):
+                options = [options for base in numerics if (options := self._in_expectation(base, allow))]
+                if options:
+                    return _by_preference(list(chain.from_iterable(options)))
+        return []
+
+    def candidate(self, setup: TrainingSetup) -> Candidate:
+        """A setup with its plan and its time."""
+        plan = plan_memory(self.shape, setup, self.budget)
+        time = None
+        if self.budget.vram_bytes is not None:
+            time = step_time(self.shape, setup, self.budget, self.card or card_of_size(self.budget.vram_bytes))
+        return Candidate(setup, plan, changes_between(self.wanted, setup, self.shape), time)
+
+    def closest(self, allow: Sequence[str]) -> Candidate:
+        """Where nothing fits: the setup that lacks the least, of everything that may be pulled at once."""
+        least = space.least_setups(self.wanted, self.shape, allow, on_card=self._on_card)
+        return min((self.candidate(setup) for setup in (self.wanted, *least)), key=lambda each: _excess(each.plan))
+
+    def with_more_slots(self, found: Candidate, allow: Sequence[str]) -> Candidate:
+        """The same with one layer more fetched ahead, where there is room: a cushion that the time model cannot see."""
+        more = found.setup.slot_layers + 1
+        if "offload_layers" not in allow or found.setup.offload_layers < more:
+            return found
+        cushioned = self.candidate(replace(found.setup, slot_layers=more))
+        return cushioned if cushioned.plan.fits else found
+
+    @property
+    def _on_card(self) -> bool:
+        return self.budget.vram_bytes is not None
+
+    def _in_expectation(self, base: TrainingSetup, allow: Sequence[str]) -> list[Candidate]:
+        """What fits of the first class, else of the second: each micro-batch, the loss in chunks if it must."""
+        if found := self._placed(base, allow):
+            return found
+        found = []
+        for batch in space.batches(base, allow):
+            for setup in (batch, *space.chunked(batch, allow)):
+                if here := self._placed(setup, allow):
+                    found += here
+                    break
+        return found
+
+    def _placed(self, base: TrainingSetup, allow: Sequence[str]) -> list[Candidate]:
+        """Everything of the first class that fits, each placement with as few layers on the host as will do."""
+        layers = base.offload_layers
+        if self._on_card and "offload_layers" in allow:
+            layers = self.shape.num_hidden_layers
+        smallest = space.all_placed(base, self.shape, allow, on_card=self._on_card)
+        if not any(self._fits_card(space.with_layers(setup, layers)) for setup in (smallest, base)):
+            return []
+        if self._on_card and not self._fits_beside(base):
+            return []  # nothing that moves to the host makes more room there
+        placements = space.placements(base, self.shape, allow, on_card=self._on_card)
+        found = (self._fewest_layers(setup, allow) for setup in placements)
+        return [self.candidate(setup) for setup in found if setup is not None]
+
+    def _fits_card(self, setup: TrainingSetup) -> bool:
+        plan = plan_memory(self.shape, setup, self.budget)
+        return plan.peak_gpu_bytes <= plan.usable_gpu_bytes if self._on_card else plan.fits
+
+    def _fits_beside(self, setup: TrainingSetup) -> bool:
+        """Whether host and disk hold what is beside the card."""
+        plan = plan_memory(self.shape, setup, self.budget)
+        return plan.fits or (
+            plan.peak_host_bytes <= plan.ram_bytes
+            and (self.budget.disk_bytes is None or plan.disk_bytes <= self.budget.disk_bytes)
+        )
+
+    def _fewest_layers(self, setup: TrainingSetup, allow: Sequence[str]) -> TrainingSetup | None:
+        """The setup with the fewest layers on the host with which it fits; None where none does."""
+        plan = plan_memory(self.shape, setup, self.budget)
         if plan.fits:
-            break
-    return Fit(best, best_plan, _steps(setup, best, shape), None)
+            return setup
+        total = self.shape.num_hidden_layers
+        if not self._on_card or "offload_layers" not in allow or not setup.gradient_checkpointing:
+            return None
+        if plan.peak_gpu_bytes <= plan.usable_gpu_bytes:
+            return None  # the host or the disk is short: more on the host does not help
+        over, a_layer = plan.peak_gpu_bytes - plan.usable_gpu_bytes, layer_payload_bytes(self.shape, setup)
+        layers = setup.offload_layers + over // a_layer  # every layer frees at the most its weights
+        while layers < total:
+            layers += 1
+            there = replace(setup, offload_layers=layers)
+            plan = plan_memory(self.shape, there, self.budget)
+            if plan.fits:
+                return there
+            over = plan.peak_gpu_bytes - plan.usable_gpu_bytes
+            if over <= 0:
+                return None
+            layers += (over - 1) // a_layer
+        return None
 
 
-def _candidates(
-    shape: ModelShape, setup: TrainingSetup, budget: Budget, allow: Sequence[str]
-) -> Iterator[TrainingSetup]:
-    """Every configuration that is allowed, in the order in which it is preferred."""
-    on_card = budget.vram_bytes is not None
-    for length in _lengths(setup.max_length) if "shorter" in allow else [setup.max_length]:
-        for batch in _batches(setup) if "smaller_batch" in allow else [setup.per_device_train_batch_size]:
-            effective = setup.per_device_train_batch_size * setup.gradient_accumulation_steps
-            base = replace(
-                setup,
-                max_length=length,
-                per_device_train_batch_size=batch,
-                gradient_accumulation_steps=effective // batch,
-            )
-            yield base
-            if on_card and "offload_embedding" in allow and not shape.tie_word_embeddings:
-                base = replace(base, offload_embedding=True)
-                yield base
-            if on_card and "offload_layers" in allow and setup.gradient_checkpointing:
-                for layers in range(setup.offload_layers + 1, shape.num_hidden_layers + 1):
-                    yield replace(base, offload_layers=layers)
+def _by_preference(found: Sequence[Candidate]) -> list[Candidate]:
+    """Lightest class first (no lever is as good as the first), then those that are about the fastest, then by speed.
+
+    Among those within `SAME_SPEED` of the fastest: least traffic on the bus, in steps of a tenth, since what has less
+    to hide is safer than a model can say; then largest micro-batch, fewest levers, fewest layers on the host. Without
+    a card there is no time model: least computed twice, then.
+    """
+    fastest = max((each.time.tok_per_s for each in found if each.time is not None), default=0.0)
+
+    def key(each: Candidate) -> tuple[float, ...]:
+        level, setup, time = max(each.level, 1), each.setup, each.time
+        tie = (-setup.per_device_train_batch_size, len(each.changes), setup.offload_layers)
+        if time is None:
+            return (level, setup.gradient_checkpointing, *tie)
+        slower = fastest / time.tok_per_s if time.tok_per_s < (1.0 - SAME_SPEED) * fastest else 1.0
+        busy = round(log(time.bus_s) / 0.1) if time.bus_s else -inf
+        return (level, slower, busy, *tie, -time.tok_per_s)
+
+    return sorted(found, key=key)
 
 
-def _lengths(max_length: int) -> Iterator[int]:
-    yield max_length
-    while max_length // 2 >= MIN_LENGTH:
-        max_length //= 2
-        yield max_length
-
-
-def _batches(setup: TrainingSetup) -> Iterator[int]:
-    """Micro-batches from the wanted one down, those that divide the effective batch."""
-    effective = setup.per_device_train_batch_size * setup.gradient_accumulation_steps
-    for batch in range(setup.per_device_train_batch_size, 0, -1):
-        if effective % batch == 0:
-            yield batch
+def _runner_up(best: Candidate, others: Sequence[Candidate]) -> Candidate | None:
+    """The next best that does without a lever of the best one: the same ones and more would be no other way."""
+    own = {change.lever for change in best.changes}
+    return next((each for each in others if own - {change.lever for change in each.changes}), None)
 
 
 def _excess(plan: MemoryPlan) -> int:
@@ -114,36 +269,15 @@ def _excess(plan: MemoryPlan) -> int:
     return max(0, plan.peak_gpu_bytes - plan.usable_gpu_bytes) + max(0, plan.peak_host_bytes - plan.ram_bytes)
 
 
-def _steps(wanted: TrainingSetup, chosen: TrainingSetup, shape: ModelShape) -> tuple[str, ...]:
-    steps = []
-    if chosen.max_length != wanted.max_length:
-        steps.append(f"max_length {wanted.max_length} ► {chosen.max_length}: longer rows are left out")
-    if chosen.per_device_train_batch_size != wanted.per_device_train_batch_size:
-        steps.append(
-            f"micro-batch {wanted.per_device_train_batch_size} ► {chosen.per_device_train_batch_size}, "
-            f"accumulation {wanted.gradient_accumulation_steps} ► {chosen.gradient_accumulation_steps}: "
-            "the same effective batch"
-        )
-    if chosen.offload_embedding and not wanted.offload_embedding:
-        steps.append("embedding on the host: the same result")
-    if chosen.offload_layers != wanted.offload_layers:
-        layers = f"{chosen.offload_layers} of {shape.num_hidden_layers} layers"
-        steps.append(f"{layers} on the host: the same result, slower")
-    return tuple(steps)
-
-
-def _nearest(shape: ModelShape, setup: TrainingSetup, budget: Budget, allow: Sequence[str], plan: MemoryPlan) -> str:
+def _nearest(search: Search, allow: Sequence[str], plan: MemoryPlan) -> str:
     """What would fit: something that the recipe does not allow yet, or else a larger machine."""
     more = [word for word in ALLOW if word != "smaller_model" and word not in allow]
-    for word in more:
-        found = _search(shape, setup, budget, (*allow, word))
-        if found.plan.fits:
-            return f'allow "{word}" too: {"; ".join(found.steps)}'
-    found = _search(shape, setup, budget, (*allow, *more))
-    if found.plan.fits:
-        words = ", ".join(f'"{word}"' for word in more)
-        return f"allow {words} too: {'; '.join(found.steps)}"
-    parts = []
+    for words in [*([word] for word in more), more] if more and search.run((*allow, *more)) else []:
+        if found := search.run((*allow, *words)):
+            used = [change for change in found[0].changes if change.lever in words]
+            named = ", ".join(f'"{change.lever}"' for change in used)
+            return f"allow {named} too: {'; '.join(change.text for change in found[0].changes)}"
+    budget, parts = search.budget, []
     if plan.peak_gpu_bytes > plan.usable_gpu_bytes and budget.vram_bytes is not None:
         card = budget.vram_bytes + plan.peak_gpu_bytes - plan.usable_gpu_bytes
         parts.append(f"a card of {_gib(card)}")

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 from lowvram_ft import models
 from lowvram_ft.hardware import Hardware
-from lowvram_ft.memory.fit import Fit, fit
-from lowvram_ft.memory.setup import Budget, TrainingSetup
+from lowvram_ft.memory.cards import Card, known_card
+from lowvram_ft.memory.fit import Candidate, Fit, fit
+from lowvram_ft.memory.levers import CLASSES, Change
+from lowvram_ft.memory.setup import GIB, Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
-from lowvram_ft.recipe import Recipe
+from lowvram_ft.recipe import Recipe, Resolved
 
-GIB = 1 << 30
-_STEPS = ("offload_layers", "offload_embedding", "smaller_batch", "shorter")
+UNSLOTH_LOSS_CHUNK = 256
+"""Tokens whose logits exist at a time in Unsloth's loss."""
+UNSLOTH_ONLY = frozenset({"offload_layers", "offload_activations", "chunked_loss"})
+"""Words that the reference engine cannot follow."""
+
+PLANNED = (
+    "max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "r", "gradient_checkpointing",
+    "offload_layers", "slot_layers", "offload_embedding", "offload_activations", "offload_optimizer", "head",
+    "nf4_embedding", "optimizer", "loss_chunk",
+)  # fmt: skip
+"""Fields of `TrainingSetup` that a plan decides."""
 
 
 @dataclass(frozen=True)
@@ -24,62 +36,147 @@ class StagePlan:
     Attributes:
         model: the base model that is planned for: the recipe's, or the first of its fallbacks that fits.
         fit: the configuration that was chosen, and its plan.
+        changes: every lever that was pulled, the base model's among them.
+        rows: rows that are trained on in an epoch, at the most; None where the recipe does not say.
         notes: what the user should know.
     """
 
     model: models.BaseModel
     fit: Fit
+    changes: tuple[Change, ...]
+    rows: int | None
     notes: tuple[str, ...]
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Seconds of an epoch of full rows; None where the rows or the card are not known."""
+        if self.rows is None or self.fit.time is None:
+            return None
+        return ceil(self.rows / self.fit.setup.effective_batch) * self.fit.time.step_s
+
+    @property
+    def cost(self) -> str:
+        """What was given up, as the name of the heaviest class; empty where nothing was."""
+        return CLASSES[max(change.level for change in self.changes) - 1] if self.changes else ""
 
     def to_json(self) -> dict[str, Any]:
         """The choice and every term."""
-        setup = self.fit.setup
+        runner_up = self.fit.runner_up
         return {
             "model": self.model.id,
             "fits": self.fit.plan.fits,
-            "steps": list(self.fit.steps),
+            "class": self.cost,
+            "changes": [_change_json(change) for change in self.changes],
+            "steps": [change.text for change in self.changes],
             "nearest": self.fit.nearest,
             "notes": list(self.notes),
-            "max_length": setup.max_length,
-            "per_device_train_batch_size": setup.per_device_train_batch_size,
-            "gradient_accumulation_steps": setup.gradient_accumulation_steps,
-            "offload_layers": setup.offload_layers,
-            "offload_embedding": setup.offload_embedding,
+            **{key: getattr(self.fit.setup, key) for key in PLANNED},
+            "time": self.fit.time.to_json() if self.fit.time is not None else None,
+            "epoch_s": self.epoch_s,
+            "runner_up": _candidate_json(runner_up) if runner_up is not None else None,
             "plan": self.fit.plan.to_json(),
         }
 
 
-def plan_recipe(recipe: Recipe, hardware: Hardware, overrides: Mapping[str, Any] | None = None) -> StagePlan:
+def _change_json(change: Change) -> dict[str, Any]:
+    return {"lever": change.lever, "class": CLASSES[change.level - 1], "text": change.text}
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "changes": [_change_json(change) for change in candidate.changes],
+        **{key: getattr(candidate.setup, key) for key in PLANNED},
+        "peak_gpu_bytes": candidate.plan.peak_gpu_bytes,
+        "peak_host_bytes": candidate.plan.peak_host_bytes,
+        "time": asdict(candidate.time) if candidate.time is not None else None,
+    }
+
+
+def plan_stages(
+    resolved: Resolved, hardware: Hardware, overrides: Mapping[str, Any] | None = None, card: Card | None = None
+) -> dict[str, StagePlan]:
+    """Plan every stage, by name; the base model and the rank that the first one gets hold for all.
+
+    Args:
+        resolved: the recipe.
+        hardware: this machine.
+        overrides: fields of `Budget` that a user gave on the command line.
+        card: the GPU that a user gave there.
+
+    Raises:
+        ModelError: a base model is unknown, or of a family that cannot be planned.
+        MachineError: its config must be fetched, and the hub cannot be reached.
+    """
+    plans: dict[str, StagePlan] = {}
+    first: StagePlan | None = None
+    for stage in resolved.stages:
+        recipe = stage.recipe if first is None else as_first(stage.recipe, first)
+        plans[stage.name] = plan_recipe(recipe, hardware, overrides, card)
+        first = first or plans[stage.name]
+    return plans
+
+
+def as_first(recipe: Recipe, first: StagePlan) -> Recipe:
+    """A later stage's recipe with what the first one was given: its base model, and its rank."""
+    words = tuple(word for word in recipe.hardware.allow if word not in ("smaller_model", "smaller_rank"))
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"base": first.model.id, "fallbacks": ()}),
+            "lora": recipe.lora.model_copy(update={"r": first.fit.setup.r}),
+            "hardware": recipe.hardware.model_copy(update={"allow": words}),
+        }
+    )
+
+
+def plan_recipe(
+    recipe: Recipe, hardware: Hardware, overrides: Mapping[str, Any] | None = None, card: Card | None = None
+) -> StagePlan:
     """Plan one stage.
 
     Args:
         recipe: the stage's sections; ``hardware.vram_gib`` and ``ram_gib`` stand for this machine where they are set.
         hardware: this machine.
         overrides: fields of `Budget` that a user gave on the command line.
+        card: the GPU whose speed counts; by default this machine's, or one of the table with as much memory.
 
     Raises:
         ModelError: the base model is unknown, or of a family that cannot be planned.
         MachineError: its config must be fetched, and the hub cannot be reached.
     """
     budget = budget_for(recipe, hardware, overrides or {})
-    names = [recipe.model.base]
-    if "smaller_model" in recipe.hardware.allow:
-        names += recipe.model.fallbacks
+    if card is None and hardware.gpus:
+        card = known_card(hardware.gpus[0].name)
+    wanted = setup_for(recipe, on_gpu=budget.vram_bytes is not None)
+    allow = _possible(recipe, wanted)
+    names = [recipe.model.base, *(recipe.model.fallbacks if "smaller_model" in recipe.hardware.allow else ())]
     first: StagePlan | None = None
     for name in names:
         model = models.resolve(name)
-        shape = ModelShape.from_config(models.config_of(model))
-        allow = [word for word in recipe.hardware.allow if word in _STEPS]
-        chosen = fit(shape, setup_for(recipe, on_gpu=budget.vram_bytes is not None), budget, allow)
-        notes: tuple[str, ...] = (model.note,) if model.note else ()
-        if first is not None and chosen.plan.fits:
-            notes += (f"{first.model.id} does not fit; {model.id} is the next of model.fallbacks",)
-        plan = StagePlan(model, chosen, notes)
-        if chosen.plan.fits:
+        found = fit(ModelShape.from_config(models.config_of(model)), wanted, budget, allow, card, explain=first is None)
+        changes, notes = found.changes, (model.note,) if model.note else ()
+        if first is not None:
+            text = f"{first.model.id} ► {model.id}: the next of model.fallbacks"
+            changes = (Change("smaller_model", 4, text), *changes)
+        plan = StagePlan(model, found, changes, _rows(recipe), notes)
+        if found.plan.fits:
             return plan
         first = first or plan
     assert first is not None  # there is always model.base
     return first
+
+
+def _possible(recipe: Recipe, wanted: TrainingSetup) -> list[str]:
+    """The words that the recipe allows and its engine can follow."""
+    words: list[str] = [word for word in recipe.hardware.allow if wanted.kernels == "fused" or word not in UNSLOTH_ONLY]
+    if wanted.optimizer == "adamw_torch":  # no engine steps torch's AdamW on the host; bitsandbytes pages its own
+        words = [word for word in words if word != "offload_optimizer"]
+    return words
+
+
+def _rows(recipe: Recipe) -> int | None:
+    if recipe.data.max_rows is None:
+        return None
+    return max(1, round(recipe.data.max_rows * (1.0 - recipe.data.eval_share - recipe.data.test_share)))
 
 
 def budget_for(recipe: Recipe, hardware: Hardware, overrides: Mapping[str, Any]) -> Budget:
@@ -112,6 +209,7 @@ def setup_for(recipe: Recipe, *, on_gpu: bool) -> TrainingSetup:
         max_length=recipe.train.max_length,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         optimizer=recipe.train.optim if on_gpu else "adamw_torch",
+        n_ctx=recipe.export.n_ctx,
         kernels="fused" if unsloth else "eager",
-        loss_chunk=256 if unsloth else None,
+        loss_chunk=UNSLOTH_LOSS_CHUNK if unsloth else None,
     )

@@ -6,16 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from lowvram_ft.errors import UsageError
-from lowvram_ft.memory.breakdown import (
-    activation_terms,
-    adapter_terms,
-    disk_terms,
-    machine_terms,
-    weight_terms,
-)
+from lowvram_ft.memory.breakdown import activation_terms, activations_leave, adapter_terms
+from lowvram_ft.memory.machine import disk_terms, host_terms, machine_terms
 from lowvram_ft.memory.setup import Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.memory.terms import Place, Term
+from lowvram_ft.memory.weights import embedding_place, weight_terms
 
 FRAGMENTATION = 0.05
 """The share of what comes and goes that the allocator cannot use. Assumption; torch rounds to 512 bytes and
@@ -26,27 +22,54 @@ WEIGHTS = (
     "norms and biases",
     "embedding",
     "head",
+    "offloaded layers' statistics",
 )
-_STANDING = (*WEIGHTS, "layer slots", "LoRA weights", "optimizer state")
+_TRAINED = ("LoRA weights", "optimizer state")
+_STANDING = (*WEIGHTS, "layer slots", "cuBLAS workspace", *_TRAINED)
 PHASES: dict[str, tuple[str, ...]] = {
-    "load": (*WEIGHTS, "loader"),
-    "forward": (*_STANDING, "gradients", "activations", "dequantized weight", "workspace"),
-    "loss": (*_STANDING, "gradients", "activations", "loss"),
+    "load": (*WEIGHTS, "tables while loading", "loader"),
+    "forward": (*_STANDING, "gradients", "inputs", "activations", "dequantized weight", "workspace"),
+    "loss": (*_STANDING, "gradients", "inputs", "activations", "head slices", "loss"),
     "backward": (
         *_STANDING,
-        *("gradients", "activations", "recomputed layer", "workspace", "dequantized weight"),
+        *("gradients", "inputs", "activations", "recomputed layer", "workspace", "dequantized weight"),
     ),
     "optimizer": (*_STANDING, "gradients", "optimizer workspace"),
+    "evaluation": (*_STANDING, "inputs", "recomputed layer", "dequantized weight", "head slices", "loss"),
 }
-"""Which terms on the training device exist in each phase of a step."""
+"""Which terms on the training device exist in each phase of a run.
+
+Gradients are there in the forward pass too, from the micro-batches before; not in an evaluation, which comes after an
+optimizer step has dropped them. An evaluation is counted as if the last layer's tensors were still there in the loss.
+"""
+
+_HOST_ALWAYS = ("process", "system")
+_HOST_MODEL = ("offloaded layers", "offloaded embedding", "offloaded head")
+HOST_PHASES: dict[str, tuple[str, ...]] = {
+    "loading": (*_HOST_ALWAYS, *_HOST_MODEL, "host loader"),
+    "training": (
+        *_HOST_ALWAYS,
+        *_HOST_MODEL,
+        *("data set", "offloaded activations", "paged optimizer state", "offloaded optimizer state"),
+        "optimizer copies",
+    ),
+    "export": (*_HOST_ALWAYS, "merge"),
+    "answers": (*_HOST_ALWAYS, "GGUF", "KV cache"),
+}
+"""Which terms the host holds beside what the training device holds.
+
+By the export, the model is gone. Answers come from llama.cpp: on the card only where it was built for one, and then not
+of what torch reserves.
+"""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The peak of one phase on the device that trains.
+    """The peak of one phase, on the device that trains or on the host.
 
     Attributes:
-        name: ``load``, ``forward``, ``loss``, ``backward`` or ``optimizer``.
+        name: ``load``, ``forward``, ``loss``, ``backward``, ``optimizer``, ``evaluation``; on the host ``loading``,
+            ``training``, ``export``, ``answers``.
         bytes: the sum of its terms.
         terms: their names.
     """
@@ -64,6 +87,7 @@ class MemoryPlan:
         device: ``gpu``, or ``host`` where there is no card.
         terms: every summand; names are unique.
         phases: the peaks on the device.
+        host_phases: the peaks on the host; without a card, with what the device holds at its peak.
         peak_gpu_bytes: the largest of them on the card: what torch reserves; context and desktop are
             terms of their own and not in it. 0 without a card.
         usable_gpu_bytes: the card less context and desktop.
@@ -78,6 +102,7 @@ class MemoryPlan:
     device: Place
     terms: tuple[Term, ...]
     phases: tuple[Phase, ...]
+    host_phases: tuple[Phase, ...]
     peak_gpu_bytes: int
     usable_gpu_bytes: int
     peak_host_bytes: int
@@ -133,16 +158,17 @@ def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> Memo
     here[slack.name] = slack.bytes
     phases = tuple(_phase(name, (*keys, slack.name), here) for name, keys in PHASES.items())
     peak = max(phase.bytes for phase in phases)
-    terms += machine_terms(budget, device)
+    terms += [*host_terms(shape, setup, device), *machine_terms(budget, device)]
     terms += disk_terms(shape, terms)
+    host_phases = _host_phases(terms, phases, device)
+    peak_host = max(phase.bytes for phase in host_phases)
     peak_gpu = peak if device == "gpu" else 0
-    beside = sum(term.bytes for term in terms if term.where == "host" and term.name not in here)
-    peak_host = beside + peak if device == "host" else beside
     disk = sum(term.bytes for term in terms if term.where == "disk")
     return MemoryPlan(
         device=device,
         terms=tuple(terms),
         phases=phases,
+        host_phases=host_phases,
         peak_gpu_bytes=peak_gpu,
         usable_gpu_bytes=budget.usable_gpu_bytes,
         peak_host_bytes=peak_host,
@@ -161,6 +187,22 @@ def _phase(name: str, keys: tuple[str, ...], here: Mapping[str, int]) -> Phase:
     return Phase(name, sum(here[key] for key in present), present)
 
 
+def _host_phases(terms: list[Term], phases: tuple[Phase, ...], device: Place) -> tuple[Phase, ...]:
+    """The peaks on the host. Where it is the device too, the model is loaded and trained in its memory."""
+    there = {term.name: term.bytes for term in terms if term.where == "host"}
+    found = [_phase(name, keys, there) for name, keys in HOST_PHASES.items()]
+    if device == "gpu":
+        return tuple(found)
+    trains = max(phases[1:], key=lambda phase: phase.bytes)
+    added = {"loading": phases[0], "training": trains}
+    return tuple(
+        Phase(phase.name, phase.bytes + added[phase.name].bytes, phase.terms + added[phase.name].terms)
+        if phase.name in added
+        else phase
+        for phase in found
+    )
+
+
 def _fragmentation(here: Mapping[str, int], device: Place) -> Term:
     moving = max(sum(here.get(key, 0) for key in keys if key not in _STANDING) for keys in PHASES.values())
     return Term(
@@ -176,10 +218,12 @@ def _notes(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[str]:
     notes = []
     if device == "host":
         notes.append("no GPU: everything is in host memory, and nothing can be offloaded")
-    elif setup.offload_embedding and shape.tie_word_embeddings:
+    elif setup.offload_embedding and shape.tie_word_embeddings and embedding_place(shape, setup, device) == "device":
         notes.append("the embedding is the head too, so it stays on the card")
     if device == "gpu" and setup.optimizer == "paged_adamw_8bit":
         notes.append("paged optimizer state is counted on the host; it visits the card in the optimizer step")
+    if device == "gpu" and setup.offload_activations and not activations_leave(setup, device):
+        notes.append("rows are too short or not checkpointed: activations stay on the card")
     if setup.kernels == "fused":
         if setup.lora_dropout:
             notes.append("lora_dropout above 0 turns Unsloth's fused LoRA off; 0 would save memory")

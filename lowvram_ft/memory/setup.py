@@ -28,6 +28,16 @@ DISPLAY_BYTES: dict[Platform, int] = {"linux": 212 * MIB, "wsl": 519 * MIB, "win
 Assumption: usable of a 4 GiB card about 3.5 GiB on Linux and 3.2 GiB on Windows or WSL.
 """
 
+CUBLAS_WORKSPACE_BYTES = 2 * (2 * 4096 + 8 * 16) * 1024
+"""Workspace of cuBLAS, one for the thread of the forward pass and one for that of the backward pass.
+
+Source: PyTorch, "CUDA semantics", cuBLAS workspaces: ``CUBLAS_WORKSPACE_CONFIG`` is ``:4096:2:16:8`` where it is not
+set (Hopper takes 32 MiB a thread).
+"""
+
+HEAD_SLICE_ROWS = 4096
+"""Rows at a time of a head that is not on the card in 16 bits (``lowvram_ft.training.vocabulary_tables``)."""
+
 SYSTEM_SHARE: dict[Platform, float] = {"linux": 0.125, "wsl": 0.125, "windows": 0.25, "macos": 0.25}
 """The share of the host's memory that is left to the rest of the machine. Assumption."""
 
@@ -92,15 +102,18 @@ class TrainingSetup:
         compute_dtype_bytes: of activations, embedding, head, norms and biases.
         lora_dtype_bytes: of LoRA weights and gradients (PEFT's ``autocast_adapter_dtype``: 4).
         offload_layers: frozen decoder layers that stay in host memory and stream through the card.
-        slot_layers: layers' worth of card memory that the streamed ones pass through.
+        slot_layers: layers' worth of card memory that the streamed ones pass through: one more than are fetched
+            ahead (Unsloth's ``prefetch_depth``).
         offload_embedding: keep the embedding in host memory (not where it is tied to the head).
-        offload_activations: keep the checkpointed hidden states in host memory.
+        offload_activations: keep the checkpointed hidden states in host memory (Unsloth does so from 512 tokens on).
         offload_optimizer: keep the optimizer's state in host memory, and step there.
         head: where the output head is, if it is no view of the embedding: in 16 bits on the device; in 16 bits on the
             host, from where it passes through the device in slices of the vocabulary; or in NF4 on the device.
         nf4_embedding: hold the embedding in NF4 (with the head where they are tied).
         loss_chunk: tokens whose logits exist at a time; None is the whole micro-batch at once, as
-            transformers' own loss has it.
+            transformers' own loss has it. A head on the host or in NF4 makes logits of `HEAD_SLICE_ROWS` tokens of
+            the vocabulary at a time instead, for all positions.
+        n_ctx: context of the exported model, whose answers are evaluated after training.
         kernels: ``eager`` is transformers + PEFT, ``fused`` is Unsloth's Triton kernels.
     """
 
@@ -124,6 +137,7 @@ class TrainingSetup:
     head: Head = "device"
     nf4_embedding: bool = False
     loss_chunk: int | None = None
+    n_ctx: int = 4096
     kernels: Kernels = "eager"
 
     def __post_init__(self) -> None:
@@ -133,6 +147,7 @@ class TrainingSetup:
             "gradient_accumulation_steps",
             "max_length",
             "slot_layers",
+            "n_ctx",
         ):
             if getattr(self, key) < 1:
                 raise UsageError(f"memory plan: {key}: must be at least 1 (got {getattr(self, key)})")
@@ -155,3 +170,8 @@ class TrainingSetup:
     def tokens(self) -> int:
         """Tokens of one micro-batch, padding included."""
         return self.per_device_train_batch_size * self.max_length
+
+    @property
+    def effective_batch(self) -> int:
+        """Sequences of one optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps

@@ -61,11 +61,24 @@ def nf4_bytes(n_weights: int, *, double_quant: bool) -> int:
     return ceil(n_weights / 2) + absmax + 4 * 16
 
 
+def layer_payload_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the seven weights of one decoder layer themselves: what streams if the layer is on the host."""
+    if setup.load_in_4bit:
+        return sum(ceil(item.n_weights / 2) for item in shape.linears)
+    return shape.n_layer_linear * setup.compute_dtype_bytes
+
+
+def layer_statistics_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of what undoes the quantization of one layer; it stays on the device. 0 where nothing is quantized."""
+    if not setup.load_in_4bit:
+        return 0
+    quantized = sum(nf4_bytes(item.n_weights, double_quant=setup.double_quant) for item in shape.linears)
+    return quantized - layer_payload_bytes(shape, setup)
+
+
 def layer_linear_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
     """Bytes of the seven weights of one decoder layer, quantized or not; biases are not in it."""
-    if setup.load_in_4bit:
-        return sum(nf4_bytes(item.n_weights, double_quant=setup.double_quant) for item in shape.linears)
-    return shape.n_layer_linear * setup.compute_dtype_bytes
+    return layer_payload_bytes(shape, setup) + layer_statistics_bytes(shape, setup)
 
 
 def lora_tensors(shape: ModelShape, setup: TrainingSetup) -> list[int]:

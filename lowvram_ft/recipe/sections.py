@@ -12,6 +12,11 @@ Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces"
 Filter = Literal["constraints", "assertions", "contamination"]
 Duplicates = Literal["drop", "group", "keep"]
 Quant = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
+Allow = Literal[
+    "checkpointing", "offload_embedding", "offload_head", "offload_optimizer", "offload_activations", "offload_layers",
+    "smaller_batch", "chunked_loss", "optimizer_8bit", "nf4_embedding", "nf4_head", "shorter", "smaller_rank",
+    "smaller_model",
+]  # fmt: skip
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -152,10 +157,18 @@ class HardwareSection(Section):
     require_gpu: bool = False
     vram_gib: float | None = Field(default=None, gt=0)
     ram_gib: float | None = Field(default=None, gt=0)
-    allow: Annotated[
-        tuple[Literal["offload_layers", "offload_embedding", "smaller_batch", "shorter", "smaller_model"], ...],
-        Field(strict=False),
-    ] = ("offload_layers", "offload_embedding", "smaller_batch")
+    allow: Annotated[tuple[Allow, ...], Field(strict=False)] = (
+        "checkpointing",
+        "offload_embedding",
+        "offload_head",
+        "offload_optimizer",
+        "offload_activations",
+        "offload_layers",
+        "smaller_batch",
+        "chunked_loss",
+    )
+    """What the plan may change so that a stage fits, and to be fast: by default whatever leaves the training what it
+    was. See memory.md for what each word costs."""
 
 
 class ExportSection(Section):
