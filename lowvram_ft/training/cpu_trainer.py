@@ -14,6 +14,7 @@ from trl import SFTTrainer
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
 from lowvram_ft.training.ddp import through_wrapper
+from lowvram_ft.training.fused import head_nll
 from lowvram_ft.training.placement import TableHead
 
 
@@ -71,6 +72,4 @@ def completion_nll(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, to
     head, states = base.get_output_embeddings(), hidden[:, :-1][mask]
     if isinstance(head, TableHead):
         return head.nll(states, labels[mask]), mask.sum()
-    logits = head(states)
-    summed = torch.nn.functional.cross_entropy(logits.float(), labels[mask], reduction="sum")
-    return summed, mask.sum()
+    return head_nll(head, states, labels[mask]), mask.sum()

@@ -237,6 +237,7 @@ def test_repacked_4_bit_weights_would_be_seen(
     if not has_avx512bf16():
         pytest.skip("bitsandbytes repacks 4-bit weights only where the CPU has AVX512-BF16")
     monkeypatch.setattr("lowvram_ft.training.engines.reference.keep_weights_unpacked", lambda model: None)
+    monkeypatch.setattr("lowvram_ft.training.fused.fuse", lambda model, keep_dequantized: None)  # it reads them itself
     never = _train_evaluate_train(tiny_llama, tmp_path / "never", evaluate=False)
     try:
         after = _train_evaluate_train(tiny_llama, tmp_path / "after", evaluate=True)
