@@ -10,24 +10,24 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lowvram_ft.memory.levers import LEVERS
 from lowvram_ft.memory.setup import TrainingSetup
 
-Change = Literal["bitwise", "expectation", "numerics", "training"]
-"""What a notch does to the result: nothing, bit for bit; the same in expectation; other numerics; another training."""
 Lever = Literal[
-    "gradient_checkpointing",
+    "checkpointing",
     "offload_activations",
     "offload_layers",
     "offload_embedding",
     "offload_optimizer",
-    "host_head",
+    "offload_head",
     "smaller_batch",
     "nf4_head",
     "nf4_embedding",
     "optimizer_8bit",
     "shorter",
 ]
-"""What an engine can be asked to do, and, but for ``gradient_checkpointing``, the word by which a recipe allows it."""
+"""What an engine can be asked to do in the middle of a run, in the order in which it is tried: the words of
+``hardware.allow`` (`lowvram_ft.memory.levers`), less those of which a run cannot go on with what it has trained."""
 Short = Literal["device", "host"]
 """Where memory ran out: where the model is trained, or on the host of a card."""
 
@@ -42,15 +42,18 @@ class Notch:
 
     Attributes:
         setup: the configuration to go on with.
-        change: what it does to the result.
         lever: what was pulled.
         words: the same for a reader.
     """
 
     setup: TrainingSetup
-    change: Change
     lever: Lever
     words: str
+
+    @property
+    def level(self) -> int:
+        """What it does to the result: 1 nothing, bit for bit; 2 the same in expectation; 3 and 4 change it."""
+        return LEVERS[self.lever]
 
 
 def step_down(
@@ -59,6 +62,7 @@ def step_down(
     levers: Collection[Lever],
     allow: Collection[str],
     num_layers: int,
+    tied: bool,
     taken: int = 0,
     short: Short = "device",
 ) -> Notch | None:
@@ -67,8 +71,9 @@ def step_down(
     Args:
         setup: the one that memory ran out with.
         levers: what the engine can do on this machine.
-        allow: words of ``hardware.allow``. Checkpointing needs none: it changes no bit and moves nothing.
+        allow: words of ``hardware.allow``.
         num_layers: decoder layers of the model.
+        tied: whether embedding and head are one tensor: then they move together, under the head's name.
         taken: notches taken before; layers go in steps of 2, 4, 8, so that three of them get somewhere.
         short: where memory ran out. What moves tensors to the host is of no use to the host.
 
@@ -77,20 +82,20 @@ def step_down(
     """
     layers = min(num_layers, setup.offload_layers + (FIRST_LAYERS << taken))
     candidates: tuple[tuple[Lever, Callable[[], Notch | None]], ...] = (
-        ("gradient_checkpointing", lambda: _checkpointing(setup)),
+        ("checkpointing", lambda: _checkpointing(setup)),
         ("offload_activations", lambda: _activations(setup)),
         ("offload_layers", lambda: _layers(setup, layers, num_layers)),
-        ("offload_embedding", lambda: _embedding(setup)),
+        ("offload_embedding", lambda: None if tied else _embedding(setup)),
         ("offload_optimizer", lambda: _optimizer_out(setup)),
-        ("host_head", lambda: _head_out(setup)),
+        ("offload_head", lambda: _head_out(setup)),
         ("smaller_batch", lambda: _smaller_batch(setup)),
         ("nf4_head", lambda: _nf4_head(setup)),
-        ("nf4_embedding", lambda: _nf4_embedding(setup)),
+        ("nf4_embedding", lambda: None if tied else _nf4_embedding(setup)),
         ("optimizer_8bit", lambda: _optimizer_8bit(setup)),
         ("shorter", lambda: _shorter(setup)),
     )
     for lever, notch in candidates:
-        if lever not in levers or (lever != "gradient_checkpointing" and lever not in allow):
+        if lever not in levers or lever not in allow:
             continue
         if short == "host" and not _helps_host(lever, setup):
             continue
@@ -109,71 +114,73 @@ def _checkpointing(setup: TrainingSetup) -> Notch | None:
     if setup.gradient_checkpointing:
         return None
     words = "gradient checkpointing on: the same result, slower"
-    return Notch(replace(setup, gradient_checkpointing=True), "bitwise", "gradient_checkpointing", words)
+    return Notch(replace(setup, gradient_checkpointing=True), "checkpointing", words)
 
 
 def _activations(setup: TrainingSetup) -> Notch | None:
     if setup.offload_activations or not setup.gradient_checkpointing:
         return None
     words = "checkpointed activations on the host: the same result, slower"
-    return Notch(replace(setup, offload_activations=True), "bitwise", "offload_activations", words)
+    return Notch(replace(setup, offload_activations=True), "offload_activations", words)
 
 
 def _layers(setup: TrainingSetup, layers: int, num_layers: int) -> Notch | None:
     if layers == setup.offload_layers or not setup.gradient_checkpointing:
         return None
     words = f"layers on the host {setup.offload_layers} ► {layers} of {num_layers}: the same result, slower"
-    return Notch(replace(setup, offload_layers=layers), "bitwise", "offload_layers", words)
+    return Notch(replace(setup, offload_layers=layers), "offload_layers", words)
 
 
 def _embedding(setup: TrainingSetup) -> Notch | None:
     if setup.offload_embedding:
         return None
     words = "embedding on the host: the same result"
-    return Notch(replace(setup, offload_embedding=True), "bitwise", "offload_embedding", words)
+    return Notch(replace(setup, offload_embedding=True), "offload_embedding", words)
 
 
 def _optimizer_out(setup: TrainingSetup) -> Notch | None:
     if setup.offload_optimizer:
         return None
     words = "optimizer state on the host: the same result, slower"
-    return Notch(replace(setup, offload_optimizer=True), "bitwise", "offload_optimizer", words)
+    return Notch(replace(setup, offload_optimizer=True), "offload_optimizer", words)
 
 
 def _head_out(setup: TrainingSetup) -> Notch | None:
     if setup.head != "device":
         return None
     words = "output head on the host: the same result, slower"
-    return Notch(replace(setup, head="host"), "bitwise", "host_head", words)
+    return Notch(replace(setup, head="host"), "offload_head", words)
 
 
 def _smaller_batch(setup: TrainingSetup) -> Notch | None:
     batch, steps = setup.per_device_train_batch_size, setup.gradient_accumulation_steps
-    if batch % 2:  # the effective batch stays what it is, so the micro-batch has to be halved evenly
+    if batch == 1:
         return None
-    words = f"micro-batch {batch} ► {batch // 2}, accumulation {steps} ► {2 * steps}: the same effective batch"
-    smaller = replace(setup, per_device_train_batch_size=batch // 2, gradient_accumulation_steps=2 * steps)
-    return Notch(smaller, "expectation", "smaller_batch", words)
+    effective = batch * steps
+    half = max(part for part in range(1, batch // 2 + 1) if effective % part == 0)  # or the next that comes out even
+    words = f"micro-batch {batch} ► {half}, accumulation {steps} ► {effective // half}: the same effective batch"
+    smaller = replace(setup, per_device_train_batch_size=half, gradient_accumulation_steps=effective // half)
+    return Notch(smaller, "smaller_batch", words)
 
 
 def _nf4_head(setup: TrainingSetup) -> Notch | None:
     if setup.head == "nf4":
         return None
-    return Notch(replace(setup, head="nf4"), "numerics", "nf4_head", "output head in NF4: other numerics")
+    return Notch(replace(setup, head="nf4"), "nf4_head", "output head in NF4: other numerics")
 
 
 def _nf4_embedding(setup: TrainingSetup) -> Notch | None:
     if setup.nf4_embedding:
         return None
     words = "embedding in NF4: other numerics"
-    return Notch(replace(setup, nf4_embedding=True), "numerics", "nf4_embedding", words)
+    return Notch(replace(setup, nf4_embedding=True), "nf4_embedding", words)
 
 
 def _optimizer_8bit(setup: TrainingSetup) -> Notch | None:
     if setup.optimizer != "adamw_torch":
         return None
     words = "optimizer adamw_torch ► adamw_8bit: other numerics"
-    return Notch(replace(setup, optimizer="adamw_8bit"), "numerics", "optimizer_8bit", words)
+    return Notch(replace(setup, optimizer="adamw_8bit"), "optimizer_8bit", words)
 
 
 def _shorter(setup: TrainingSetup) -> Notch | None:
@@ -181,4 +188,4 @@ def _shorter(setup: TrainingSetup) -> Notch | None:
     if length < MIN_LENGTH:
         return None
     words = f"max_length {setup.max_length} ► {length}: longer rows are left out"
-    return Notch(replace(setup, max_length=length), "training", "shorter", words)
+    return Notch(replace(setup, max_length=length), "shorter", words)

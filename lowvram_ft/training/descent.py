@@ -10,8 +10,10 @@ from typing import Any
 
 from lowvram_ft.errors import MachineError
 from lowvram_ft.memory.for_recipe import setup_for
+from lowvram_ft.memory.levers import CLASSES
 from lowvram_ft.memory.notches import MOST_NOTCHES, Lever, Notch, Short, step_down
 from lowvram_ft.memory.setup import TrainingSetup
+from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.run_dir import write_json
 from lowvram_ft.training.engines import LoadPlan
@@ -45,7 +47,7 @@ class Descent:
         recipe: its sections, as planned.
         plan: how the model is loaded, as planned.
         levers: what the engine can do on this machine.
-        num_layers: decoder layers of the model.
+        shape: of the model.
         on_gpu: whether the model is trained on a card.
         folder: of the checkpoints.
 
@@ -61,11 +63,11 @@ class Descent:
         recipe: Recipe,
         plan: LoadPlan,
         levers: Collection[Lever],
-        num_layers: int,
+        shape: ModelShape,
         on_gpu: bool,
         folder: Path,
     ) -> None:
-        self._stage, self._levers, self._num_layers = stage, levers, num_layers
+        self._stage, self._levers, self._shape = stage, levers, shape
         self._allow = (*recipe.hardware.allow,)
         self._file = folder / NOTCHES
         self._setup = _setup(recipe, plan, on_gpu)
@@ -99,7 +101,7 @@ class Descent:
             "phase": shortage.phase,
             "short": shortage.short,
             "lever": notch.lever,
-            "change": notch.change,
+            "class": CLASSES[notch.level - 1],
             "words": notch.words,
             "settings": changed,
         }
@@ -115,7 +117,8 @@ class Descent:
             self._setup,
             levers=self._levers,
             allow=self._allow,
-            num_layers=self._num_layers,
+            num_layers=self._shape.num_hidden_layers,
+            tied=self._shape.tie_word_embeddings,
             taken=len(self.notches),
             short=short,
         )
@@ -142,7 +145,7 @@ class Descent:
     def _given_up(self, shortage: Shortage) -> str:
         where = "on the host" if shortage.short == "host" else "where it trains"
         tried = "; ".join(notch["words"] for notch in self.notches) or "nothing could be moved or halved"
-        unused = sorted(set(self._levers) - {"gradient_checkpointing"} - set(self._allow))
+        unused = sorted(set(self._levers) - set(self._allow))
         more = f", allow more of the plan (hardware.allow: {', '.join(unused)})" if unused else ""
         return (
             f"{self._stage}: out of memory {where} in {shortage.phase} after step {shortage.step} "

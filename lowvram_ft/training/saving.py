@@ -266,7 +266,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             shutil.rmtree(staging, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         ordinary = trainer._get_output_dir
-        trainer._get_output_dir = lambda _trial=None: str(staging)
+        trainer._get_output_dir = lambda trial=None: str(staging)  # noqa: ARG005
         try:
             write()
         finally:

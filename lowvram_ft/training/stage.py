@@ -18,6 +18,7 @@ from lowvram_ft.data.prepared import Prepared
 from lowvram_ft.data.verify_recipe import verifier
 from lowvram_ft.errors import MachineError, TrainingError, cannot_write, is_disk_full
 from lowvram_ft.memory.notches import Short
+from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import from_folder
@@ -91,8 +92,8 @@ def train_stage(
         Adapter.load(adapter).check_fits(Checkpoint.open(model))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     checkpoints = out / "checkpoints"
-    layers = int(json.loads((model / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
-    descent = Descent(name, recipe, plan, engine.levers(device), layers, device == "cuda", checkpoints)
+    shape = ModelShape.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    descent = Descent(name, recipe, plan, engine.levers(device), shape, device == "cuda", checkpoints)
     here: Short = "device" if device == "cpu" else "host"
     minutes = recipe.train.save_minutes
     with StopRequest() as stop:
@@ -103,7 +104,7 @@ def train_stage(
             try:
                 with ranks.first():  # makes the set; the others map the same files
                     prepared = _prepared(name, descent.recipe, model, descent.plan.max_length, progress)
-                callbacks = _callbacks(name, descent.recipe, prepared, progress, event)
+                callbacks = _callbacks(name, descent.recipe, descent.plan, prepared, progress, event)
                 attempt.train(descent.recipe, model, descent.plan, prepared, adapter, callbacks)
                 return _finish(attempt, engine, prepared, out, descent.notches, ranks)
             except KeyboardInterrupt as error:
@@ -150,13 +151,14 @@ def _prepared(name: str, recipe: Recipe, model: Path, max_length: int, progress:
 
 
 def _callbacks(
-    name: str, recipe: Recipe, prepared: Prepared, progress: Progress, event: Callable[..., None]
+    name: str, recipe: Recipe, plan: LoadPlan, prepared: Prepared, progress: Progress, event: Callable[..., None]
 ) -> list[Any]:
     from transformers import EarlyStoppingCallback
 
     from lowvram_ft.training.callbacks import Report
+    from lowvram_ft.training.plan_watch import PlanWatch
 
-    callbacks: list[Any] = [Report(name, progress, event)]
+    callbacks: list[Any] = [Report(name, progress, event), PlanWatch(name, plan.planned_bytes, progress, event)]
     if recipe.train.early_stopping_patience is not None and prepared.eval:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.train.early_stopping_patience))
     return callbacks

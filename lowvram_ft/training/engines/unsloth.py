@@ -40,7 +40,7 @@ class UnslothEngine:
 
     def levers(self, device: str) -> frozenset[Lever]:
         """What can be given up; see `lowvram_ft.training.engines.Engine`. Its CPU backend can move nothing."""
-        everywhere: frozenset[Lever] = frozenset({"gradient_checkpointing", "smaller_batch", "shorter"})
+        everywhere: frozenset[Lever] = frozenset({"checkpointing", "smaller_batch", "shorter"})
         if device == "cpu":
             return everywhere
         return everywhere | {"offload_layers", "offload_embedding", "optimizer_8bit"}
