@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Method = Literal["sft"]
+PEAK = "peak"
+"""Beside the names of terms in `LoadPlan.planned_bytes`: the most that torch reserves on the card."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class LoadPlan:
         seed: of the adapter's initial weights.
         head: where the output head is; see `lowvram_ft.memory.TrainingSetup`.
         nf4_embedding: hold the embedding in NF4, with the head where they are tied.
+        planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
+        planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
     """
 
     quantization: QuantizationSection
@@ -44,6 +48,8 @@ class LoadPlan:
     seed: int
     head: Head = "device"
     nf4_embedding: bool = False
+    planned_bytes: Mapping[str, int] = field(default_factory=dict)
+    planned_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
