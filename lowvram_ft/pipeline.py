@@ -27,12 +27,15 @@ from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.export import create_in_ollama, export_model, verify_model
 from lowvram_ft.hardware import Hardware, detect
 from lowvram_ft.inference.llama import LlamaCpp
-from lowvram_ft.memory.for_recipe import StagePlan, plan_recipe
+from lowvram_ft.memory.for_recipe import StagePlan, as_first, plan_recipe
+from lowvram_ft.memory.several import facts_of, for_one_of, place_for, share_of, smallest
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe, Resolved, Stage
 from lowvram_ft.run_dir import RunDir
 from lowvram_ft.training.engines import LoadPlan, choose
-from lowvram_ft.training.stage import train_stage
+from lowvram_ft.training.engines.protocol import PEAK
+from lowvram_ft.training.ranks import Ranks, own_part
+from lowvram_ft.training.stage import clear_checkpoints, train_stage
 
 VERSIONED = (
     "lowvram-ft", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "unsloth",
@@ -55,19 +58,27 @@ def versions() -> dict[str, str]:
 class Job:
     """A recipe in a run directory.
 
+    Where several processes do it together, all train; the first alone writes the directory, prints, exports and
+    evaluates, and the others get its results.
+
     Args:
         resolved: the recipe.
         out: the run directory.
         progress: where a person reads what is going on.
         command: what the user ran, for ``run.json``.
+        ranks: this process among those of the run.
     """
 
-    def __init__(self, resolved: Resolved, out: Path, progress: Progress, command: str) -> None:
+    def __init__(
+        self, resolved: Resolved, out: Path, progress: Progress, command: str, ranks: Ranks | None = None
+    ) -> None:
         self.resolved = resolved
         self.run = RunDir(out)
-        self.progress = progress
+        self.ranks = ranks if ranks is not None else Ranks()
+        self.progress = progress if self.ranks.leads else Progress(quiet=True)
         self.command = command
-        self.hardware: Hardware = detect(out)
+        self.hardware: Hardware = own_part(detect(out), self.ranks)
+        self._planned_for: Hardware = self.hardware
         self._folder: Path | None = None
 
     @contextmanager
@@ -86,6 +97,11 @@ class Job:
             choose(stage.recipe.hardware, self.hardware)
             if stage.recipe.data.path is not None:
                 require_file(Path(stage.recipe.data.path))
+        self._planned_for = smallest(self.hardware, self.ranks.gather(facts_of(self.hardware)))
+        if not self.ranks.leads:
+            self.ranks.share(dict)  # the directory is there, and nobody else is at work in it
+            yield
+            return
         with self.run.lock():
             self.run.start(
                 recipe=self.resolved.to_json(),
@@ -93,18 +109,28 @@ class Job:
                 versions=versions(),
                 command=self.command,
             )
+            self.ranks.share(dict)
             yield
 
-    def step(self, name: str, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a step, unless it has finished in this directory already."""
-        found = self.run.finished(name)
+    def step(self, name: str, action: Callable[[], dict[str, Any]], *, together: bool = False) -> dict[str, Any]:
+        """Do a step, unless it has finished in this directory already.
+
+        Args:
+            name: of the step.
+            action: gives the result.
+            together: every process does it, not the first alone; the first one's result counts.
+        """
+        found: dict[str, Any] | None = self.ranks.share(lambda: self.run.finished(name))
         if found is not None:
             return found
-        self.run.event("begun", step=name)
-        result = action()
-        self.run.finish(name, result)
+        if self.ranks.leads:
+            self.run.event("begun", step=name)
+        result = action() if together or self.ranks.leads else {}
+        if self.ranks.leads:
+            self.run.finish(name, result)
         gc.collect()
-        return result
+        shared: dict[str, Any] = self.ranks.share(lambda: result)
+        return shared
 
     def plan(self) -> dict[str, Any]:
         """Plan every stage; the base model that the first one gets holds for all.
@@ -116,23 +142,25 @@ class Job:
 
     def _plan(self) -> dict[str, Any]:
         plans: dict[str, Any] = {}
-        base: str | None = None
+        first: StagePlan | None = None
         for stage in self.resolved.stages:
-            recipe = stage.recipe if base is None else with_base(stage.recipe, base)
-            plan = plan_recipe(recipe, self.hardware)
-            for note in (*plan.notes, *plan.fit.steps):
+            recipe = stage.recipe if first is None else as_first(stage.recipe, first)
+            plan = plan_recipe(for_one_of(recipe, self.ranks.local_world_size), self._planned_for)
+            for note in (*plan.notes, *(change.text for change in plan.changes)):
                 self.progress.say(f"plan {stage.name}: {note}")
             require_fit(stage.name, plan)
-            base = plan.model.id
+            first = first or plan
             plans[stage.name] = plan.to_json()
-        return {"base": base, "stages": plans}
+        assert first is not None  # a resolved recipe has at least one stage
+        return {"base": first.model.id, "stages": plans}
 
     def model_folder(self) -> Path:
         """The base model's weights, downloaded or unpacked where that has not happened yet."""
         if self._folder is None:
             base = self.plan()["base"]
             self.progress.say(f"base model: {base}")
-            self._folder = models.materialize(models.resolve(base))
+            with self.ranks.first():
+                self._folder = models.materialize(models.resolve(base))
         return self._folder
 
     def train(self) -> Path:
@@ -155,7 +183,12 @@ class Job:
         def action() -> dict[str, Any]:
             plan = self.plan()["stages"][stage.name]
             recipe = as_planned(stage.recipe, plan)
-            with redirect_stdout(sys.stderr):  # Unsloth talks on stdout, which is for results
+            if self.ranks.world_size > 1:
+                plan = self._own_plan(recipe, plan)
+                shared = share_of(recipe.train, self.ranks.world_size)
+                recipe = recipe.model_copy(update={"train": shared})
+            # Unsloth talks on stdout, which is for results
+            with redirect_stdout(sys.stderr), self.ranks.noticing_losses():
                 trained = train_stage(
                     stage.name,
                     recipe,
@@ -165,12 +198,21 @@ class Job:
                     folder,
                     adapter=adapter,
                     progress=self.progress,
-                    event=self.run.event,
+                    event=self.run.event if self.ranks.leads else _no_event,
+                    ranks=self.ranks,
                 )
             return trained.result
 
-        self.step(f"train:{stage.name}", action)
+        self.step(f"train:{stage.name}", action, together=True)
+        if self.ranks.leads:
+            clear_checkpoints(folder)  # not before the result is recorded
         return folder / "adapter"
+
+    def _own_plan(self, recipe: Recipe, common: dict[str, Any]) -> dict[str, Any]:
+        """The plan for this process's card, which may place more on it than the smallest one holds."""
+        if facts_of(self.hardware) == facts_of(self._planned_for):
+            return common
+        return place_for(for_one_of(recipe, self.ranks.local_world_size), common, self.hardware)
 
     def export(self, adapter: Path | None) -> dict[str, Any]:
         """Export base + adapter, verify the file, hand it to Ollama where the recipe says so."""
@@ -253,6 +295,8 @@ def run_all(job: Job, *, enforce_gates: bool = False) -> None:
     with job.at_work():
         job.plan()
         adapter = job.train()
+        if not job.ranks.leads:
+            return
         exported = Path(job.export(adapter)["gguf"])
         base = Path(job.export_base()["gguf"])
         job.bench(exported)
@@ -275,17 +319,17 @@ def require_fit(name: str, plan: StagePlan) -> None:
         raise MachineError(f"{name}: {plan.model.id} does not fit this machine; {plan.fit.nearest}")
 
 
-def with_base(recipe: Recipe, base: str) -> Recipe:
-    """The recipe on another base model, without fallbacks."""
-    model = recipe.model.model_copy(update={"base": base, "fallbacks": ()})
-    return recipe.model_copy(update={"model": model})
-
-
 def as_planned(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
-    """The recipe with what the plan changed."""
-    keys = ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps")
-    train = recipe.train.model_copy(update={key: plan[key] for key in keys})
-    return recipe.model_copy(update={"train": train})
+    """The recipe with what the plan changed. With another rank, LoRA's scale ``lora_alpha / r`` stays what it was."""
+    keys = ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+    changed = {key: plan[key] for key in keys}
+    if plan["plan"]["device"] == "gpu":
+        changed["optim"] = plan["optimizer"]
+    r, alpha = recipe.lora.r, recipe.lora.lora_alpha
+    lora = {"r": plan["r"], "lora_alpha": max(1, alpha * plan["r"] // r)}
+    return recipe.model_copy(
+        update={"train": recipe.train.model_copy(update=changed), "lora": recipe.lora.model_copy(update=lora)}
+    )
 
 
 def load_plan(recipe: Recipe, plan: dict[str, Any]) -> LoadPlan:
@@ -298,9 +342,18 @@ def load_plan(recipe: Recipe, plan: dict[str, Any]) -> LoadPlan:
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         offload_layers=plan["offload_layers"],
         offload_embedding=plan["offload_embedding"],
+        head=plan["head"],
+        nf4_embedding=plan["nf4_embedding"],
         vram_bytes=usable or None,
         seed=recipe.train.seed,
+        planned_bytes=planned_bytes(plan["plan"]),
     )
+
+
+def planned_bytes(plan: dict[str, Any]) -> dict[str, int]:
+    """Bytes of each term on the device that trains, and of the peak on a card."""
+    found = {term["name"]: term["bytes"] for term in plan["terms"] if term["where"] == plan["device"]}
+    return found | ({PEAK: plan["peak_gpu_bytes"]} if plan["device"] == "gpu" else {})
 
 
 def default_out(resolved: Resolved) -> Path:
@@ -312,6 +365,10 @@ def remove_run(out: Path) -> None:
     """Delete a run directory, to begin it again."""
     if RunDir(out).run_json.is_file():
         shutil.rmtree(out)
+
+
+def _no_event(kind: str, **fields: Any) -> None:
+    """The events of a process that does not write the run directory."""
 
 
 def _ollama(name: str, modelfile: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lowvram_ft.errors import (
     LowvramError,
     MachineError,
     Terminated,
+    UsageError,
     cannot_write,
     is_disk_full,
 )
@@ -60,13 +61,13 @@ def main() -> None:
         code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except Exception as error:
         shown = _for_users(error)
-        if not _speaks() and not debug:
+        if not _speaks():
             pass
         elif shown is None or debug:
             traceback.print_exc()
         else:
             for problem in str(shown).splitlines():
-                click.echo(f"error: {problem}", err=True)
+                click.echo(f"error: {_rank(error)}{problem}", err=True)
         code = getattr(shown, "exit_code", 1)
     sys.exit(code)
 
@@ -78,6 +79,12 @@ def _speaks() -> bool:
     from lowvram_ft.training.ranks import told_elsewhere
 
     return not told_elsewhere()
+
+
+def _rank(error: Exception) -> str:
+    """Which of several processes an error comes from, unless it would be the same in each."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" or isinstance(error, UsageError) else f"rank {rank}: "
 
 
 def _show_warning(

@@ -33,9 +33,10 @@ enforce_option = click.option("--enforce-gates", is_flag=True, help="Exit with 1
 def _job(name: str, overrides: tuple[str, ...], out: Path | None, quiet: bool) -> Job:
     from lowvram_ft.pipeline import Job, default_out
     from lowvram_ft.recipe import load
+    from lowvram_ft.training.ranks import here
 
     resolved = load(name, overrides)
-    return Job(resolved, out or default_out(resolved), progress(quiet), shlex.join(sys.argv))
+    return Job(resolved, out or default_out(resolved), progress(quiet), shlex.join(sys.argv), here())
 
 
 def _run_all(job: Job, as_json: bool, enforce_gates: bool) -> None:
@@ -47,6 +48,8 @@ def _run_all(job: Job, as_json: bool, enforce_gates: bool) -> None:
         run_all(job, enforce_gates=enforce_gates)
     except GateMissed as error:
         missed = error
+    if not job.ranks.leads:
+        return
     _show(job.run.path, as_json)
     if missed is not None:
         raise missed
@@ -103,6 +106,8 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, as_json: bool
     with job.at_work():
         job.plan()
         adapter = job.train()
+    if not job.ranks.leads:
+        return
     stages = _stages(job)
     if as_json:
         print_json({"adapter": str(adapter), "stages": stages})

@@ -9,15 +9,18 @@ from typing import Any
 from lowvram_ft.errors import RecipeError
 from lowvram_ft.hardware import Hardware
 from lowvram_ft.memory.for_recipe import plan_recipe
+from lowvram_ft.memory.levers import LEVERS
 from lowvram_ft.memory.setup import TrainingSetup
 from lowvram_ft.recipe import Recipe, TrainSection
 
 PLACEMENT = frozenset(
-    {"offload_layers", "slot_layers", "offload_embedding", "offload_activations", "offload_optimizer", "head"}
+    {
+        *("offload_layers", "slot_layers", "offload_embedding", "offload_activations", "offload_optimizer"),
+        *("head", "gradient_checkpointing"),
+    }
 )
-"""Fields of `TrainingSetup` that say where something is, not what it is (but for the head in NF4)."""
-PLACING = frozenset({"offload_layers", "offload_embedding", "offload_activations", "offload_optimizer", "offload_head"})
-"""Words of ``hardware.allow`` that move something, and change nothing else."""
+"""Fields of `TrainingSetup` that say where something is or when it is computed, not what it is (but for a head in
+NF4)."""
 
 
 def smallest(machine: Hardware, cards: Sequence[Mapping[str, int | None]]) -> Hardware:
@@ -62,7 +65,7 @@ def place_for(recipe: Recipe, common: Mapping[str, Any], machine: Hardware) -> d
     Returns:
         A plan that differs from the common one in `PLACEMENT` alone; the common one where there is none.
     """
-    allowed = tuple(word for word in recipe.hardware.allow if word in PLACING)
+    allowed = tuple(word for word in recipe.hardware.allow if LEVERS[word] == 1)  # bitwise the same
     own = plan_recipe(
         recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"allow": allowed})}), machine
     ).to_json()

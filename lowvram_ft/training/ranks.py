@@ -122,6 +122,20 @@ class Ranks:
         except RuntimeError:  # the process that held the store is gone, and has told why
             return False
 
+    @contextmanager
+    def noticing_losses(self) -> Iterator[None]:
+        """Say it in the kit's words where another process goes away while this one waits for its gradients.
+
+        Raises:
+            TrainingError: it has.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.store is None or not _is_lost_peer(error):
+                raise
+            raise self.left_alone() from error
+
     def _next_key(self) -> str:
         self._said += 1
         return f"said/{self._said}"
@@ -142,8 +156,8 @@ class Ranks:
     def left_alone(self) -> TrainingError:
         """The error of a process that cannot go on because another one has ended."""
         return TrainingError(
-            f"rank {self.rank}: another process of this run has ended; what it said stands above, "
-            "and the same command continues"
+            "another process of this run has ended; why stands above (if nothing does, the system has killed it, as "
+            "where memory is short), and the same command continues"
         )
 
 
@@ -193,10 +207,18 @@ def here() -> Ranks:
         store, _, _ = next(torch.distributed.rendezvous("env://"))
     except (RuntimeError, ValueError) as error:
         raise MachineError(
-            f"rank {ranks.rank}: the other processes cannot be reached ({str(error).splitlines()[0]}); "
+            f"the other processes cannot be reached ({str(error).splitlines()[0]}); "
             "check MASTER_ADDR and MASTER_PORT, or start with torchrun"
         ) from error
     return replace(ranks, store=torch.distributed.PrefixStore("lowvram-ft", store))
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether torch says that another process does not answer. Gloo has no class of error for it."""
+    import torch.distributed
+
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport", "NCCL")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
 
 
 def told_elsewhere() -> bool:
@@ -220,7 +242,7 @@ def own_part(hardware: Hardware, ranks: Ranks) -> Hardware:
     gpus = hardware.gpus
     if gpus and ranks.local_world_size > len(gpus):
         raise MachineError(
-            f"rank {ranks.rank}: no card for it ({ranks.local_world_size} processes for {len(gpus)} GPUs); "
+            f"no card for each process ({ranks.local_world_size} processes for {len(gpus)} GPUs); "
             f"start {len(gpus)}: torchrun --nproc_per_node {len(gpus)} -m lowvram_ft …"
         )
     return replace(

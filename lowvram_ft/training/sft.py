@@ -106,6 +106,7 @@ def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir:
         greater_is_better=False if evaluates else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
+        log_level_replica="error",  # as `keep_quiet` has it; else all but the first of several processes talk
         report_to="none",
         disable_tqdm=True,
         bf16=loaded.dtype == "bfloat16",
