@@ -12,7 +12,7 @@ import torch
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
 from lowvram_ft.training.engines.reference import ReferenceEngine
-from lowvram_ft.training.fused import fuse, head_nll
+from lowvram_ft.training.fused import fuse
 from lowvram_ft.training.fused.attention import BLOCK, CausalAttention
 from lowvram_ft.training.fused.dropout import STEPS, apply_bits, drop_threshold, keep_bits, keep_scale
 from tests.gguf_models import make_tiny_model
@@ -358,23 +358,11 @@ def test_weights_that_are_kept_dequantized_give_the_same_bits(
     assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
 
-@pytest.mark.parametrize("labels", [0, 1, 700])
-def test_the_head_in_slices_is_a_cross_entropy(labels: int) -> None:
-    torch.manual_seed(0)
-    head = torch.nn.Linear(32, 1000, bias=False).requires_grad_(False)
-    hidden = torch.randn(labels, 32, requires_grad=True)
-    other = hidden.detach().clone().requires_grad_()
-    target = torch.randint(1000, (labels,))
-    total = head_nll(head, hidden, target)
-    wanted = torch.nn.functional.cross_entropy(head(other), target, reduction="sum")
-    (3 * total).backward(), (3 * wanted).backward()
-    torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(hidden.grad, other.grad, rtol=1e-5, atol=1e-5)
-    with torch.no_grad():
-        torch.testing.assert_close(head_nll(head, hidden, target), wanted.detach(), rtol=1e-5, atol=1e-5)
-
-
-def test_a_head_that_is_trained_gets_its_gradient() -> None:
-    head = torch.nn.Linear(8, 20)
-    head_nll(head, torch.randn(5, 8), torch.randint(20, (5,))).backward()
-    assert head.weight.grad is not None and head.bias.grad is not None
+def test_a_head_that_is_trained_gets_its_gradient(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, fused = _pair(folders["qwen2"], "float32", monkeypatch)
+    for model in (plain, fused):
+        model.get_base_model().lm_head.weight.requires_grad_()
+    expected, wanted = _step(plain, _batch(), _loss, bf16=False)
+    loss, gradients = _step(fused, _batch(), _fused_loss, bf16=False)
+    assert loss == pytest.approx(expected, abs=1e-5)
+    assert any("lm_head" in name for name in gradients) and _distance(gradients, wanted) < 1e-5
