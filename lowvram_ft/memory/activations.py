@@ -113,10 +113,10 @@ def loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
 def sliced_loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
     """Bytes of the loss over a head that is read in slices, the slices themselves left out.
 
-    With S rows a slice, for each position: a slice's logits in the compute dtype and in float32, S (c + 4); the sums
-    and the label's own row, in float32 at the end, H (c + 8); the hidden states and their gradient, 2c H.
+    With S rows a slice, for each position: a slice's logits in the compute dtype and in float32, S (c + 4); the sums in
+    float32, what is added to them, and the labels' own rows, H (4 + 2c); and the hidden states themselves, H c.
 
     Source: ``lowvram_ft.training.head_loss`` (measured with torch's profiler).
     """
     c = setup.compute_dtype_bytes
-    return setup.tokens * (slice_rows(shape) * (c + 4) + shape.hidden_size * (3 * c + 8))
+    return setup.tokens * (slice_rows(shape) * (c + 4) + shape.hidden_size * (3 * c + 4))

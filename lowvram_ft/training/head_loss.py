@@ -79,6 +79,7 @@ def _one_pass(
             logits[inside, columns] = 0.0
             weighted.mul_(shrink).add_(logits.to(states.dtype) @ rows)
             own_rows[inside] = rows[columns]
+        del logits  # or this slice's would still be there while the next one's are made
     summed = (largest + total.log() - of_label).sum()
     if weighted is None or own_rows is None:
         return summed, None
