@@ -127,7 +127,7 @@ class Attempt:
         if self.trainer is not None:
             self.trainer.accelerator.free_memory()
         self.trainer = self.loaded = None
-        self._saver = None  # type: ignore[assignment]  # it holds the trainer
+        self._saver.detach()
         free_memory()
 
     def _resume(self) -> Path | None:

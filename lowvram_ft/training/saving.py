@@ -122,6 +122,10 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         trainer._save_checkpoint = lambda model, trial: self._save(lambda: write(model, trial))
         trainer.evaluate = lambda *given, **named: self._evaluate(lambda: evaluate(*given, **named))
 
+    def detach(self) -> None:
+        """Let go of the trainer, and of the best weights."""
+        self._trainer = self._best = None
+
     def finish(self) -> None:
         """Give the model the weights of the lowest validation loss, where there was a validation."""
         if self._best is None:
