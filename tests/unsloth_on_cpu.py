@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ def main() -> None:
     )
     found["continued"] = losses(again, model, out / "b", 1)
     found["given"] = losses(engine.load(model, plan, given), model, out / "c", 1)
+    levers = {"head": "nf4", "nf4_embedding": True}
+    found["host_head"] = losses(engine.load(model, replace(plan, head="host"), given), model, out / "d", 2)
+    found["nf4_tables"] = losses(engine.load(model, replace(plan, **levers), given), model, out / "e", 1)
     try:
         engine.load(model, plan, other)
     except ModelError as error:

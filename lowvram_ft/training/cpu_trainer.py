@@ -1,5 +1,7 @@
-"""TRL's ``SFTTrainer`` with a loss of our own: on the CPU, TRL's fused head is not there, since it needs Triton; and a
-head that streams from the host, or is in NF4, is none that TRL or Unsloth know.
+"""TRL's ``SFTTrainer`` with a loss of our own.
+
+On the CPU, TRL's fused head is not there, since it needs Triton; and a head that streams from the host, or is in NF4,
+is none that TRL or Unsloth know.
 
 The head is applied to the positions that carry loss alone: a prompt of 300 tokens before a completion of 80 costs
 nothing in a vocabulary of 49,152. The value is that of TRL's ``loss_type="nll"``: the summed negative log-likelihood

@@ -7,29 +7,39 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowvram_ft.training.ddp import own_card
 from lowvram_ft.training.engines.protocol import LoadPlan
 from lowvram_ft.training.head_loss import head_nll
 from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table, Table
 
 
-class TableEmbedding(nn.Module):  # type: ignore[misc]
-    """An embedding over a `Table`: token ids of shape [B, T] to rows of shape [B, T, H]."""
+class _OverTable(nn.Module):  # type: ignore[misc]
+    """A module over a frozen `Table` that no trainer, optimizer or checkpoint sees."""
 
     def __init__(self, table: Table) -> None:
         super().__init__()
         self.table = table
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """A stand-in of the table's shape, type and device, for libraries that ask: one NaN, which takes no memory.
+
+        Whoever computes with it sees that at once.
+        """
+        nan = torch.full((1, 1), torch.nan, dtype=self.table.dtype, device=self.table.device)
+        return nan.expand(self.table.shape)
+
+
+class TableEmbedding(_OverTable):
+    """An embedding over a `Table`: token ids of shape [B, T] to rows of shape [B, T, H]."""
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Look up."""
         return self.table.gather(input_ids)
 
 
-class TableHead(nn.Module):  # type: ignore[misc]
+class TableHead(_OverTable):
     """An output head over a `Table`. A loss is `nll`, which keeps no logits; ``forward`` makes them, for answers."""
-
-    def __init__(self, table: Table) -> None:
-        super().__init__()
-        self.table = table
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits, shape [..., V]."""
@@ -46,16 +56,23 @@ def moves_vocabulary(plan: LoadPlan) -> bool:
     return plan.offload_embedding or plan.nf4_embedding or plan.head != "device"
 
 
+def has_table_head(model: Any) -> bool:
+    """Whether a ``peft.PeftModel``'s head is a `TableHead`, whose loss is its own."""
+    return isinstance(model.get_base_model().get_output_embeddings(), TableHead)
+
+
 def device_map(plan: LoadPlan) -> dict[str, Any]:
     """Where the loader puts a decoder's modules: what is to be moved or quantized never stands on the card in 16 bits.
 
     The names are those of Llama, Qwen2 and Qwen3 in transformers.
     """
+    card = own_card()
     if not moves_vocabulary(plan):
-        return {"": 0}
-    embedding = "cpu" if plan.offload_embedding or plan.nf4_embedding else 0
-    head = "cpu" if plan.head != "device" else 0
-    return {"model.embed_tokens": embedding, "model.layers": 0, "model.norm": 0, "model.rotary_emb": 0, "lm_head": head}
+        return {"": card}
+    embedding = "cpu" if plan.offload_embedding or plan.nf4_embedding else card
+    head = "cpu" if plan.head != "device" else card
+    rest = dict.fromkeys(("model.layers", "model.norm", "model.rotary_emb"), card)
+    return {"model.embed_tokens": embedding, **rest, "lm_head": head}
 
 
 def place_vocabulary(model: Any, plan: LoadPlan, device: torch.device) -> None:

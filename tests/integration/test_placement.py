@@ -121,6 +121,15 @@ def test_gradients_pass_a_moved_embedding_when_layers_are_recomputed(model: Path
     assert there[0] == pytest.approx(here[0], abs=1e-5)
 
 
+def test_who_takes_a_tables_weight_for_one_sees_nan_and_no_memory(model: Path) -> None:
+    base = _loaded(model, head="host").model.get_base_model()
+    stand_in = base.get_output_embeddings().weight
+    assert stand_in.shape == (base.config.vocab_size, base.config.hidden_size)
+    assert (stand_in.dtype, stand_in.requires_grad) == (torch.float32, False)
+    assert stand_in.untyped_storage().nbytes() == 4
+    assert (torch.ones(2, base.config.hidden_size) @ stand_in.T).isnan().all()
+
+
 def test_the_loader_puts_on_the_card_what_stays_there() -> None:
     plan: LoadPlan = load_plan()
     assert device_map(plan) == {"": 0}

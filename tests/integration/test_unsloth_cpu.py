@@ -103,6 +103,18 @@ def test_both_engines_continue_each_others_adapters(
     assert loss == pytest.approx(found["continued"][0][0], abs=TOLERANCE[dtype])
 
 
+def test_a_head_that_unsloth_does_not_know_trains_the_same(
+    case: tuple[str, bool, Path, dict[str, Any]],
+) -> None:
+    dtype, _, _, found = case
+    losses, validated = found["host_head"]
+    assert losses[0] == pytest.approx(found["given"][0][0], abs=TOLERANCE[dtype])
+    assert validated[0] == pytest.approx(found["given"][1][0], abs=TOLERANCE[dtype])
+    assert validated[1] < validated[0] < losses[0]
+    rounded = found["nf4_tables"][0][0]
+    assert TOLERANCE["float32"] < abs(rounded - losses[0]) < 0.2
+
+
 def test_an_adapter_of_another_base_is_refused(case: tuple[str, bool, Path, dict[str, Any]]) -> None:
     *_, out, found = case
     assert str(out / "other") in found["refused"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowvram_ft.errors import ModelError
-from lowvram_ft.hardware import cpu_flags
+from lowvram_ft.hardware import cpu_flags, detect
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
@@ -27,15 +27,15 @@ class ReferenceEngine:
 
     def levers(self, device: str) -> frozenset[Lever]:
         """What can be given up; see `lowvram_ft.training.engines.Engine`. On the CPU there is no other place to go."""
-        everywhere: frozenset[Lever] = frozenset({"gradient_checkpointing", "smaller_batch", "shorter"})
+        everywhere: frozenset[Lever] = frozenset({"checkpointing", "smaller_batch", "shorter"})
         if device == "cpu":
             return everywhere
-        return everywhere | {"offload_embedding", "host_head", "nf4_head", "nf4_embedding", "optimizer_8bit"}
+        return everywhere | {"offload_embedding", "offload_head", "nf4_head", "nf4_embedding", "optimizer_8bit"}
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
         import torch
-        from peft import get_peft_model, prepare_model_for_kbit_training
+        from peft import get_peft_model
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
         from lowvram_ft.training.placement import device_map, moves_vocabulary, place_vocabulary
@@ -56,15 +56,19 @@ class ReferenceEngine:
             if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
                 raise
             raise ModelError(f"{model}: cannot be loaded ({first_line(error)}); download it again") from error
-        place_vocabulary(base, plan, torch.device(device))  # first: what follows makes float32 of what it finds
-        if plan.quantization.load_in_4bit:
-            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=plan.gradient_checkpointing)
-            if device == "cpu":
-                keep_weights_unpacked(base)
+        place_vocabulary(base, plan, torch.device(device))
+        # PEFT's prepare_model_for_kbit_training is left out: it makes float32 of embedding, head and norms, twice their
+        # bytes, and of all activations between the layers. Unsloth keeps their type too; the trainer does the rest.
+        if plan.quantization.load_in_4bit and device == "cpu":
+            keep_weights_unpacked(base)
         if adapter is None:
             peft = get_peft_model(base, lora_config(plan.lora))
         else:
             peft = continue_adapter(base, adapter, trainable=True)
+        if device == "cpu":
+            from lowvram_ft.training.fused import fuse
+
+            fuse(peft, keep_dequantized=_memory_is_ample(base))
         return Loaded(peft, tokenizer, device, dtype)
 
     def trainer(
@@ -80,12 +84,23 @@ class ReferenceEngine:
         """Build the trainer; see `lowvram_ft.training.engines.Engine`."""
         if method != "sft":
             raise ValueError(f"method: {method} is not known to this engine")
+        from lowvram_ft.training.placement import has_table_head
+
         trainer_class = None
-        if loaded.device == "cpu":
+        if loaded.device == "cpu" or has_table_head(loaded.model):
             from lowvram_ft.training.cpu_trainer import CpuSFTTrainer
 
             trainer_class = CpuSFTTrainer
         return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class)
+
+
+AMPLE = 4
+"""4-bit weights are kept dequantized as well where so many times the memory that this takes is free."""
+
+
+def _memory_is_ample(model: Any) -> bool:
+    """Whether there is memory to spare for all weights in the compute type."""
+    return 2 * model.num_parameters() * AMPLE < detect().ram_available_bytes
 
 
 def compute_dtype(device: str) -> str:

@@ -25,8 +25,11 @@ from unsloth import FastLanguageModel
 from lowvram_ft.errors import MachineError, ModelError, RecipeError
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
+from lowvram_ft.training.cpu_trainer import completion_loss
+from lowvram_ft.training.ddp import own_card
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
 from lowvram_ft.training.engines.reference import compute_dtype, does_not_fit, first_line, is_safetensors
+from lowvram_ft.training.placement import has_table_head, place_vocabulary
 from lowvram_ft.training.sft import build_sft_trainer
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ class UnslothEngine:
             if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
                 raise
             raise ModelError(f"{model}: Unsloth cannot load it ({first_line(error)}); download it again") from error
+        place_vocabulary(base, plan, torch.device("cuda" if on_gpu else "cpu"))  # Unsloth cannot move the head
         lora = plan.lora if adapter is None else _section_of(adapter)
         peft = FastLanguageModel.get_peft_model(
             base,
@@ -102,14 +106,21 @@ class UnslothEngine:
         """
         if method != "sft":
             raise ValueError(f"method: {method} is not known to this engine")
-        return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class=SFTTrainer)
+        trainer_class = TableSFTTrainer if has_table_head(loaded.model) else SFTTrainer
+        return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class)
+
+
+class TableSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """Unsloth's trainer with our loss: its own reads ``lm_head.weight``, which a head that is a table has not."""
+
+    compute_loss = completion_loss
 
 
 def _placement(plan: LoadPlan) -> dict[str, Any]:
     """What of the model stays in host memory, as the memory plan decided."""
     placement: dict[str, Any] = {}
     if plan.offload_layers:
-        limit = {0: f"{plan.vram_bytes / 2**30:.2f}GiB"} if plan.vram_bytes else None
+        limit = {own_card(): f"{plan.vram_bytes / 2**30:.2f}GiB"} if plan.vram_bytes else None
         placement["offload_layers"] = plan.offload_layers
         placement["device_map_planner_kwargs"] = {
             "batch_size": 1,
