@@ -35,7 +35,6 @@ class LoadPlan:
         head: where the output head is; see `lowvram_ft.memory.TrainingSetup`.
         nf4_embedding: hold the embedding in NF4, with the head where they are tied.
         planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
-        planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
     """
 
     quantization: QuantizationSection
@@ -48,7 +47,6 @@ class LoadPlan:
     seed: int
     head: Head = "device"
     nf4_embedding: bool = False
-    planned_bytes: Mapping[str, int] = field(default_factory=dict)
     planned_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
