@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform as platform_module
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -129,13 +130,38 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None, str | None]:
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
         cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
-        gpus = tuple(_gpu(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
+        count = nvml.nvmlDeviceGetCount()
+        shown = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), count)
+        gpus = tuple(_gpu(nvml, index, driver) for index in shown)
     except nvml.NVMLError as error:
         return (), None, f"the NVIDIA driver failed ({error})"
     finally:
         nvml.nvmlShutdown()
     version = f"{cuda // 1000}.{cuda % 1000 // 10}"
-    return gpus, version, None if gpus else "the NVIDIA driver knows no GPU"
+    if gpus:
+        return gpus, version, None
+    return gpus, version, "CUDA_VISIBLE_DEVICES hides every GPU" if count else "the NVIDIA driver knows no GPU"
+
+
+def visible(names: str | None, count: int) -> list[int]:
+    """The cards that CUDA shows to this process, by NVML's numbers, in CUDA's order.
+
+    Source: CUDA C++ Programming Guide, "CUDA Environment Variables": a number that is no card's hides it and those
+    after it. CUDA numbers cards as NVML does with ``CUDA_DEVICE_ORDER=PCI_BUS_ID``, or where all are equal.
+
+    Args:
+        names: the value of ``CUDA_VISIBLE_DEVICES``; None if it is not set. Of names (``GPU-…``, ``MIG-…``), which only
+            the driver can resolve, all cards are taken.
+        count: of all cards.
+    """
+    if names is None or any(not re.fullmatch(r"\s*(-?\d+)?\s*", name) for name in names.split(",")):
+        return list(range(count))
+    shown: list[int] = []
+    for name in names.split(","):
+        if not name.strip() or not 0 <= int(name) < count:
+            break
+        shown.append(int(name))
+    return shown
 
 
 def _gpu(nvml: Any, index: int, driver: str) -> Gpu:

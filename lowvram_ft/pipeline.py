@@ -185,6 +185,7 @@ class Job:
             recipe = as_planned(stage.recipe, plan)
             if self.ranks.world_size > 1:
                 plan = self._own_plan(recipe, plan)
+                recipe = as_planned(recipe, plan)
                 shared = share_of(recipe.train, self.ranks.world_size)
                 recipe = recipe.model_copy(update={"train": shared})
             # Unsloth talks on stdout, which is for results

@@ -1,6 +1,6 @@
 """The command line in float32, and with one of the things broken that several processes depend on.
 
-    python tests/rank_main.py [--break WHAT]… train …
+python tests/rank_main.py [--break WHAT]… train …
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lowvram_ft.cli import main
-from lowvram_ft.training import cpu_trainer, ddp, order, sft
+from lowvram_ft.training import cpu_trainer, order
 from lowvram_ft.training.engines import reference
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -26,14 +26,16 @@ def _past_the_wrapper() -> None:
 
 def _own_tokens() -> None:
     """Each process divides by its own tokens."""
-    counted = cpu_trainer.CpuSFTTrainer.get_batch_samples
+    from transformers import Trainer
+
+    counted = Trainer.get_batch_samples
 
     def own(self: Any, *arguments: Any) -> Any:
         batches, _ = counted(self, *arguments)
         # what would be right if all processes had as many tokens as this one
         return batches, sum(batch["labels"][:, 1:].ne(-100).sum() for batch in batches) * self.args.world_size
 
-    cpu_trainer.CpuSFTTrainer.get_batch_samples = own
+    Trainer.get_batch_samples = own
 
 
 def _trainers_order() -> None:
@@ -77,17 +79,6 @@ def _dies() -> None:
     Report.on_step_end = on_step_end
 
 
-def _sees_frozen() -> None:
-    """DDP is told nothing of what is frozen; says how much it would send around."""
-    sft_leave = ddp.leave_frozen_alone
-
-    def leave(model: Any) -> None:
-        sft_leave(model)
-        model._ddp_params_and_buffers_to_ignore = []
-
-    ddp.leave_frozen_alone = leave
-
-
 WAYS = {
     "wrapper": _past_the_wrapper,
     "tokens": _own_tokens,
@@ -95,12 +86,10 @@ WAYS = {
     "blanks": _round_again,
     "fails": _fails,
     "dies": _dies,
-    "frozen": _sees_frozen,
 }
 
 if __name__ == "__main__":
     reference.compute_dtype = lambda device: "float32"
-    assert sft  # imported before anything is changed
     while sys.argv[1] == "--break":
         WAYS[sys.argv[2]]()
         del sys.argv[1:3]

@@ -8,11 +8,16 @@ from typing import Any
 import torch
 
 
+def own_card() -> int:
+    """The number of the card that this process trains on; 0 where there is none."""
+    return int(torch.cuda.current_device()) if torch.cuda.is_available() else 0
+
+
 def leave_frozen_alone(model: Any) -> None:
     """Keep DDP from everything that is not trained. Every process has loaded it from the same files.
 
-    Without this, DDP sends all frozen weights from process 0 to the others when it begins (3.6 GiB for a 7B model), and
-    refuses a model of which some are in host memory. accelerate refuses the latter too, by the map that the loader left.
+    Without this, DDP sends all frozen weights from process 0 to the others when it begins, and refuses a model of which
+    some are in host memory. accelerate refuses the latter too, by the map that the loader left.
 
     Args:
         model: a ``peft.PeftModel``, before it is wrapped.

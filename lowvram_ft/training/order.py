@@ -89,7 +89,7 @@ def put_in_order(trainer: Any) -> None:
     if len(order) > len(rows):
         trainer.train_dataset = WithBlanks(rows)
     # an attribute, not a subclass: the engines' trainers are three classes, one of which Unsloth writes at import
-    trainer._get_train_sampler = lambda rows=None: order
+    trainer._get_train_sampler = lambda _rows=None: order
 
 
 def _lengths(rows: Any) -> list[int]:

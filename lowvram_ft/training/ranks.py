@@ -1,11 +1,10 @@
-"""Several processes for one run, as ``torchrun`` and ``accelerate launch`` start them: who leads, and what they tell
-each other beside the gradients.
+"""Several processes for one run, as ``torchrun`` and ``accelerate launch`` start them.
 
 The gradients are torch's own affair (``DistributedDataParallel``, through the trainer). What is here is for everything
 before and after: one process makes the plan and the prepared set, one writes the run directory, one prints. They talk
-through the launcher's key-value store, for two reasons. A collective (``torch.distributed.barrier``) has a time limit of
-minutes, meant for a card that hangs, while verifying 40,000 rows takes hours; and it needs a process group, which the
-trainer makes much later. A file in the run directory could do, but one that an earlier start left there looks the same.
+through the launcher's key-value store, for two reasons. A collective (``torch.distributed.barrier``) has a time limit
+of minutes, meant for a card that hangs, while verifying 40,000 rows takes hours; and it needs a process group, which
+the trainer makes much later. A file in the run directory could do, but one of an earlier start looks the same.
 """
 
 from __future__ import annotations
@@ -31,10 +30,20 @@ FAILED = "failed"
 class Store(Protocol):
     """What is used of ``torch.distributed.Store``."""
 
-    def set(self, key: str, value: str) -> None: ...
-    def get(self, key: str) -> bytes: ...
-    def check(self, keys: list[str]) -> bool: ...
-    def add(self, key: str, amount: int) -> int: ...
+    def set(self, key: str, value: str) -> None:
+        """Write a value."""
+
+    def get(self, key: str) -> bytes:
+        """Read one that is there."""
+        ...
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all of them are there."""
+        ...
+
+    def add(self, key: str, amount: int) -> int:
+        """Count up, and say how far it is now."""
+        ...
 
 
 @dataclass

@@ -91,6 +91,8 @@ def train_stage(
     if adapter is not None:  # PEFT passes over tensors that have no place in the base
         Adapter.load(adapter).check_fits(Checkpoint.open(model))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.set_device(ranks.local_rank)
     checkpoints = out / "checkpoints"
     shape = ModelShape.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
     descent = Descent(name, recipe, plan, engine.levers(device), shape, device == "cuda", checkpoints)

@@ -45,6 +45,14 @@ LAPTOP = Hardware(
 NO_GPU = replace(LAPTOP, gpus=(), no_gpu_reason="no NVIDIA driver answers", cuda_driver_version=None)
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [(None, [0, 1, 2]), ("1", [1]), ("2,0", [2, 0]), ("", []), ("-1", []), ("0,7,1", [0]), ("GPU-8932f937", [0, 1, 2])],
+)
+def test_cards_that_cuda_hides_are_not_planned_for(names, shown):
+    assert hardware_module.visible(names, 3) == shown
+
+
 class FakeNvmlError(Exception):
     pass
 
