@@ -21,3 +21,14 @@ def parse(text: str) -> ast.Module | None:
             return ast.parse(text)
         except UNREADABLE:
             return None
+
+
+def absolute_module(node: ast.ImportFrom, package: str) -> str | None:
+    """The module that a ``from`` import names; None where its dots lead out of the package."""
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".") if package else []
+    if node.level > len(parts):
+        return None
+    base = parts[: len(parts) - node.level + 1]
+    return ".".join([*base, node.module] if node.module else base)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lowvram_ft.data.from_repo.source_tree import SourceFile
+from lowvram_ft.data.syntax import absolute_module
 
 _STEPS = 300
 """Modules that are looked into for one name: a bound on what a hostile tree can cost, and on recursion."""
@@ -91,17 +92,6 @@ def bindings(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[
     if module is not None:
         for alias in node.names:
             yield alias.asname or alias.name, Binding(module, "" if alias.name == "*" else alias.name)
-
-
-def absolute_module(node: ast.ImportFrom, package: str) -> str | None:
-    """The module that a ``from`` import names; None where its dots lead out of the package."""
-    if not node.level:
-        return node.module or ""
-    parts = package.split(".") if package else []
-    if node.level > len(parts):
-        return None
-    base = parts[: len(parts) - node.level + 1]
-    return ".".join([*base, node.module] if node.module else base)
 
 
 @dataclass

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowvram_ft.data.from_repo.conftest_fixtures import Conftest, Fixtures, after_imports
-from lowvram_ft.data.from_repo.import_graph import absolute_module, bindings, read_names
+from lowvram_ft.data.from_repo.import_graph import bindings, read_names
 from lowvram_ft.data.from_repo.pairs import Pair
 from lowvram_ft.data.from_repo.parts_of_tests import TestPart, dotted_name, names_in
 from lowvram_ft.data.from_repo.source_tree import LeftOut, SourceFile
 from lowvram_ft.data.imports import CannotNormalize, import_from_solution
 from lowvram_ft.data.imports.edits import Edits
 from lowvram_ft.data.row import SOLUTION
-from lowvram_ft.data.syntax import parse
+from lowvram_ft.data.syntax import absolute_module, parse
 from lowvram_ft.data.trimming import trim
 from lowvram_ft.data.unittest_style import NotConvertible, to_pytest, uses_unittest
 

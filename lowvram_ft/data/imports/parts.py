@@ -10,6 +10,7 @@ from typing import Literal
 
 from lowvram_ft.data.imports.edits import Edits
 from lowvram_ft.data.imports.scopes import Names, Scope, local_name
+from lowvram_ft.data.syntax import absolute_module
 from lowvram_ft.execution.modules import SOLUTION
 
 Import = ast.Import | ast.ImportFrom
@@ -155,20 +156,9 @@ def find_parts(
             if isinstance(statement, ast.Import):
                 _classify_import(part, sources)
             else:
-                _classify_from(part, absolute(statement, package), sources, code)
+                _classify_from(part, absolute_module(statement, package), sources, code)
             found.append(part)
     return found
-
-
-def absolute(statement: ast.ImportFrom, package: str) -> str | None:
-    """The module that ``from … import`` names; None where it is relative to nothing that is known."""
-    if not statement.level:
-        return statement.module or ""
-    above = package.split(".") if package else []
-    if statement.level > len(above):
-        return None
-    base = above[: len(above) - statement.level + 1]
-    return ".".join([*base, *([statement.module] if statement.module else [])])
 
 
 def _classify_import(part: Part, sources: Mapping[str, Collection[str] | None]) -> None:
