@@ -151,7 +151,9 @@ class Search:
 
     def candidate(self, setup: TrainingSetup) -> Candidate:
         """A setup with its plan and its time."""
-        plan = plan_memory(self.shape, setup, self.budget)
+        return self._timed(setup, plan_memory(self.shape, setup, self.budget))
+
+    def _timed(self, setup: TrainingSetup, plan: MemoryPlan) -> Candidate:
         time = None
         if self.budget.vram_bytes is not None:
             time = step_time(self.shape, setup, self.budget, self.card or card_of_size(self.budget.vram_bytes))
@@ -163,12 +165,18 @@ class Search:
         return min((self.candidate(setup) for setup in (self.wanted, *least)), key=lambda each: _excess(each.plan))
 
     def with_more_slots(self, found: Candidate, allow: Sequence[str]) -> Candidate:
-        """The same with one layer more fetched ahead, where there is room: a cushion that the time model cannot see."""
-        more = found.setup.slot_layers + 1
-        if "offload_layers" not in allow or found.setup.offload_layers < more:
+        """The same with one layer more fetched ahead, for one more on the host if it must.
+
+        A cushion against a bus that is busy with other things, which the time model cannot see.
+        """
+        slots, layers = found.setup.slot_layers + 1, found.setup.offload_layers
+        if "offload_layers" not in allow or layers < slots or found.time is None:
             return found
-        cushioned = self.candidate(replace(found.setup, slot_layers=more))
-        return cushioned if cushioned.plan.fits else found
+        for more in (layers, min(layers + 1, self.shape.num_hidden_layers)):
+            each = self.candidate(replace(found.setup, slot_layers=slots, offload_layers=more))
+            if each.plan.fits and each.time and each.time.tok_per_s >= (1.0 - SAME_SPEED) * found.time.tok_per_s:
+                return each
+        return found
 
     @property
     def _on_card(self) -> bool:
@@ -198,7 +206,7 @@ class Search:
             return []  # nothing that moves to the host makes more room there
         placements = space.placements(base, self.shape, allow, on_card=self._on_card)
         found = (self._fewest_layers(setup, allow) for setup in placements)
-        return [self.candidate(setup) for setup in found if setup is not None]
+        return [candidate for candidate in found if candidate is not None]
 
     def _fits_card(self, setup: TrainingSetup) -> bool:
         plan = plan_memory(self.shape, setup, self.budget)
@@ -212,11 +220,11 @@ class Search:
             and (self.budget.disk_bytes is None or plan.disk_bytes <= self.budget.disk_bytes)
         )
 
-    def _fewest_layers(self, setup: TrainingSetup, allow: Sequence[str]) -> TrainingSetup | None:
+    def _fewest_layers(self, setup: TrainingSetup, allow: Sequence[str]) -> Candidate | None:
         """The setup with the fewest layers on the host with which it fits; None where none does."""
         plan = plan_memory(self.shape, setup, self.budget)
         if plan.fits:
-            return setup
+            return self._timed(setup, plan)
         total = self.shape.num_hidden_layers
         if not self._on_card or "offload_layers" not in allow or not setup.gradient_checkpointing:
             return None
@@ -229,7 +237,7 @@ class Search:
             there = replace(setup, offload_layers=layers)
             plan = plan_memory(self.shape, there, self.budget)
             if plan.fits:
-                return there
+                return self._timed(there, plan)
             over = plan.peak_gpu_bytes - plan.usable_gpu_bytes
             if over <= 0:
                 return None
@@ -271,12 +279,11 @@ def _excess(plan: MemoryPlan) -> int:
 
 def _nearest(search: Search, allow: Sequence[str], plan: MemoryPlan) -> str:
     """What would fit: something that the recipe does not allow yet, or else a larger machine."""
-    more = [word for word in ALLOW if word != "smaller_model" and word not in allow]
-    for words in [*([word] for word in more), more] if more and search.run((*allow, *more)) else []:
-        if found := search.run((*allow, *words)):
-            used = [change for change in found[0].changes if change.lever in words]
-            named = ", ".join(f'"{change.lever}"' for change in used)
-            return f"allow {named} too: {'; '.join(change.text for change in found[0].changes)}"
+    words = _fewest_words(search, allow)
+    if words:
+        changes = search.run((*allow, *words))[0].changes
+        named = ", ".join(f'"{word}"' for word in words)
+        return f"allow {named} too: {'; '.join(change.text for change in changes)}"
     budget, parts = search.budget, []
     if plan.peak_gpu_bytes > plan.usable_gpu_bytes and budget.vram_bytes is not None:
         card = budget.vram_bytes + plan.peak_gpu_bytes - plan.usable_gpu_bytes
@@ -286,6 +293,22 @@ def _nearest(search: Search, allow: Sequence[str], plan: MemoryPlan) -> str:
     if not parts:
         parts.append(f"{_gib(plan.disk_bytes)} of free disk")
     return " and ".join(parts) + ", or a smaller model"
+
+
+def _fewest_words(search: Search, allow: Sequence[str]) -> list[str]:
+    """Words that have to be allowed besides: the first that is enough alone, else several that are all needed."""
+    more = [word for word in ALLOW if word != "smaller_model" and word not in allow]
+    if not more or not search.run((*allow, *more)):
+        return []
+    for word in more:
+        if search.run((*allow, word)):
+            return [word]
+    needed = [change.lever for change in search.run((*allow, *more))[0].changes if change.lever in more]
+    for word in sorted(needed, key=lambda word: -LEVERS[word]):
+        without = [other for other in needed if other != word]
+        if search.run((*allow, *without)):
+            needed = without
+    return needed
 
 
 def _gib(n_bytes: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from lowvram_ft.errors import ModelError
 
@@ -130,7 +131,7 @@ class ModelShape:
         """K: key/value heads x head size."""
         return self.num_key_value_heads * self.head_dim
 
-    @property
+    @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """The seven linear layers of one decoder layer, in the order of `LINEAR_NAMES`."""
         hidden, attention, kv = self.hidden_size, self.attention_width, self.key_value_width
@@ -154,7 +155,7 @@ class ModelShape:
         """Values in the head that the embedding does not hold already: 0 where they are tied."""
         return 0 if self.tie_word_embeddings else self.n_embedding
 
-    @property
+    @cached_property
     def n_layer_linear(self) -> int:
         """Weights of one layer's linear layers, without biases: what NF4 quantizes."""
         return sum(linear.n_weights for linear in self.linears)

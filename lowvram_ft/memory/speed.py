@@ -177,7 +177,9 @@ def _micro_batch(shape: ModelShape, setup: TrainingSetup, rates: _Rates) -> tupl
     forward_card = written_out + 2 * layers * saved / rates.memory
     back_card = written_out + 2 * layers * (saved + activations.workspace_bytes(shape, setup)) / rates.memory
     again = setup.gradient_checkpointing
-    streamed = setup.offload_layers * layer_payload_bytes(shape, setup) / rates.bus
+    a_layer = layer_payload_bytes(shape, setup) / rates.bus
+    streamed = setup.offload_layers * a_layer
+    stayed = min(setup.slot_layers - 1, setup.offload_layers) * a_layer
     kept = activations.checkpoint_bytes(shape, setup) / rates.bus if activations_leave(setup, "gpu") else 0.0
     looked_up = embedding_place(shape, setup, "gpu") == "host"
     rows = tokens * shape.hidden_size * c / rates.bus if looked_up else 0.0
@@ -188,7 +190,7 @@ def _micro_batch(shape: ModelShape, setup: TrainingSetup, rates: _Rates) -> tupl
         _Work(
             (2 if again else 1) * linear + (3.5 if again else 2.5) * attention + (3 if again else 2) * lora,
             back_card + (forward_card if again else 0.0),
-            streamed + kept,
+            streamed - stayed + kept,  # the last ones of the forward pass are the first that come again
         ),
     )
 

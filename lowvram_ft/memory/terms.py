@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
@@ -113,17 +114,17 @@ def optimizer_bytes(sizes: Iterable[int], optimizer: Optimizer) -> tuple[int, in
         Bytes that stay on the device, and bytes that can be paged out to the host.
     """
     resident, paged, tables = 0, 0, 0
-    for n in sizes:
+    for n, count in Counter(sizes).items():  # the same few sizes in every layer
         if optimizer == "adamw_torch":
-            resident += 8 * n + 4
+            resident += count * (8 * n + 4)
             continue
         small = n < MIN_8BIT_VALUES
         moments = 8 * n if small else 2 * n
         if not small:
-            resident += 2 * 4 * ceil(n / OPTIMIZER_BLOCK)
+            resident += count * 2 * 4 * ceil(n / OPTIMIZER_BLOCK)
             tables = 2 * 4 * 256
         if optimizer == "paged_adamw_8bit" and n >= PAGED_VALUES:
-            paged += moments
+            paged += count * moments
         else:
-            resident += moments
+            resident += count * moments
     return resident + tables, paged

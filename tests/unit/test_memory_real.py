@@ -79,7 +79,7 @@ def storage_bytes(tensors):
 def tensors_of(state):
     """What a quantization state holds."""
     held = [state.absmax, state.code]
-    return held + [state.offset, state.state2.absmax, state.state2.code] if state.nested else held
+    return [*held, state.offset, state.state2.absmax, state.state2.code] if state.nested else held
 
 
 def weights_of(model):
@@ -197,7 +197,9 @@ def highest_bytes(work):
     return highest
 
 
-@pytest.mark.parametrize(("tokens", "hidden", "vocab"), [(256, 256, 20_000), (512, 512, 9_000), (64, 896, 5_000), (128, 512, 300)])
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "vocab"), [(256, 256, 20_000), (512, 512, 9_000), (64, 896, 5_000), (128, 512, 300)]
+)
 def test_the_loss_over_a_head_in_slices_takes_its_term(tokens, hidden, vocab):
     values = {**config("llama", tied=False), "hidden_size": hidden, "vocab_size": vocab}
     shape = ModelShape.from_config(values)

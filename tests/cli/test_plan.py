@@ -1,0 +1,140 @@
+"""``lowvram-ft plan``: its summary, its JSON, its options, how fast it answers and what it imports."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lowvram_ft.memory.for_recipe import PLANNED
+from lowvram_ft.recipe import shipped_recipes
+from tests.cli.conftest import Cli
+
+HEAVY = "('torch', 'transformers', 'peft', 'trl', 'unsloth', 'bitsandbytes', 'numpy', 'datasets', 'llama_cpp')"
+
+
+def summary(cli: Cli, *arguments: str, code: int = 0) -> list[str]:
+    outcome = cli("plan", *arguments)
+    assert (outcome.code, outcome.stderr) == (code, "")
+    return [line.strip() for line in outcome.stdout.split("term ")[0].splitlines()]
+
+
+def test_the_summary_says_what_fits_how_fast_and_what_was_given_up(cli: Cli) -> None:
+    lines = summary(cli, "stage_a_kodcode", "--gpu", "RTX 3050 Laptop", "--ram", "16GiB")
+    assert lines[0] == "stage_a_kodcode: deepseek-ai/deepseek-coder-6.7b-instruct, 2048 tokens"
+    assert lines[1].startswith("fits: ") and " of 3,584 MiB on the card (most in " in lines[1]
+    assert lines[2].startswith("predicted on RTX 3050 Laptop: ") and "tokens/s" in lines[2]
+    text = "\n".join(lines)
+    assert "hides behind the card's work" in text
+    assert "given up (bitwise the same):" in text
+    assert "layers on the host" in text
+    assert "runner-up: " in text
+
+
+def test_nothing_is_given_up_on_a_large_card(cli: Cli) -> None:
+    lines = summary(cli, "stage_a_kodcode", "--gpu", "a100 80gb", "--set", "train.gradient_checkpointing=false")
+    assert lines[1].startswith("fits: ")
+    assert "given up: nothing" in lines
+
+
+def test_what_does_not_fit_says_the_nearest_that_would_at_the_top(cli: Cli) -> None:
+    lines = summary(cli, "stage_a_kodcode", "--vram", "4", "--set", "hardware.allow=[]", code=3)
+    assert lines[1].startswith("does not fit: ")
+    assert lines[2].startswith('the nearest that would: allow "offload_layers" too: ')
+
+
+def test_every_term_is_printed_with_its_formula(cli: Cli) -> None:
+    found = json.loads(cli("plan", "stage_a_kodcode", "--json").stdout)["stages"]["stage_a_kodcode"]
+    shown = cli("plan", "stage_a_kodcode").stdout
+    for term in found["plan"]["terms"]:
+        assert term["name"] in shown
+        assert term["formula"] and term["source"]
+    for phase in (*found["plan"]["phases"], *found["plan"]["host_phases"]):
+        assert f"peak of {phase['name']}" in shown
+
+
+def test_json_is_complete(cli: Cli) -> None:
+    found = json.loads(cli("plan", "stage_a_kodcode", "--gpu", "3050 laptop", "--json").stdout)
+    stage = found["stages"]["stage_a_kodcode"]
+    assert set(PLANNED) <= stage.keys()
+    assert stage["class"] == "bitwise the same"
+    assert {change["class"] for change in stage["changes"]} == {"bitwise the same"}
+    assert stage["time"]["card"] == "RTX 3050 Laptop"
+    assert stage["time"]["bound"] in ("compute", "card", "bus")
+    assert 0 < stage["time"]["resident_share"] <= 1
+    assert stage["epoch_s"] > stage["time"]["step_s"]
+    assert stage["runner_up"]["peak_gpu_bytes"] <= stage["plan"]["usable_gpu_bytes"]
+
+
+@pytest.mark.parametrize("size", ["4", "4GiB", "4 GB", "4g", "4096MiB", "4096 mb"])
+def test_sizes_may_have_a_unit(cli: Cli, size: str) -> None:
+    found = json.loads(cli("plan", "stage_a_kodcode", "--vram", size, "--ram", "16", "--json").stdout)
+    plan = found["stages"]["stage_a_kodcode"]["plan"]
+    usable = {term["name"]: term["bytes"] for term in plan["terms"]}
+    assert plan["usable_gpu_bytes"] + usable["CUDA context"] + usable["display"] == 4 << 30
+    assert plan["ram_bytes"] == 16 << 30
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "4TiB", "much", "4 4"])
+def test_sizes_that_are_none_are_refused(cli: Cli, size: str) -> None:
+    outcome = cli("plan", "demo", "--vram", size)
+    assert outcome.code == 2
+    assert "Invalid value for '--vram': " in outcome.stderr
+
+
+def test_the_size_of_the_card_is_the_tables_unless_one_is_given(cli: Cli) -> None:
+    def usable(*more: str) -> int:
+        found = json.loads(cli("plan", "demo", "--gpu", "T4", *more, "--json").stdout)
+        return int(found["stages"]["functions"]["plan"]["usable_gpu_bytes"])
+
+    assert usable() == (16 << 30) - (512 << 20)
+    assert usable("--vram", "8") == (8 << 30) - (512 << 20)
+
+
+def test_a_card_that_is_not_in_the_table_is_refused_with_those_that_are(cli: Cli) -> None:
+    outcome = cli("plan", "demo", "--gpu", "Radeon")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "--gpu: not in the table (got 'Radeon'); choose from RTX 3050 Laptop, " in outcome.stderr
+
+
+def test_stages_of_a_pipeline_share_base_model_and_rank(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(
+        '[model]\nbase = "Qwen/Qwen2.5-Coder-7B-Instruct"\n[lora]\nr = 64\n'
+        '[hardware]\nrequire_gpu = true\nvram_gib = 3.2\nram_gib = 16.0\nallow = ["checkpointing", "offload_embedding",'
+        '"offload_head", "offload_optimizer", "offload_activations", "offload_layers", "smaller_rank"]\n'
+        '[[stages]]\nname = "a"\n[[stages]]\nname = "b"\ntrain.max_length = 512\n'
+    )
+    found = json.loads(cli("plan", str(tmp_path / "two.toml"), "--json").stdout)
+    assert [stage["r"] for stage in found["stages"].values()] == [32, 32]
+
+
+def children_s() -> float:
+    """CPU seconds of all processes that were started here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in shipped_recipes()])
+def test_a_plan_takes_under_half_a_second_and_imports_nothing_heavy(recipe: str) -> None:
+    code = (
+        "import sys; from lowvram_ft.cli import cli\n"
+        f"try: cli.main(['plan', {recipe!r}, '--json'], standalone_mode=False)\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    times = []
+    for _ in range(5):  # seconds of a CPU, and the least of them: the rest tells how busy the machine is
+        before = children_s()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        times.append(children_s() - before)
+        assert done.stderr.strip() == "[]"
+        if min(times) < 0.5:
+            break
+    assert min(times) < 0.5, times
+
+
+def test_the_check_of_imports_can_fail() -> None:
+    code = f"import sys, numpy; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['numpy']"
