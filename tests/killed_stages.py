@@ -69,7 +69,7 @@ def kill_once(model: Path, out: Path, steps: int, step: int, after_s: float) -> 
     process = fork_stage(model, out, steps)
     while step not in steps_of(out):
         assert os.waitpid(process, os.WNOHANG) == (0, 0), f"the training ended before step {step}"
-        time.sleep(0.001)
+        time.sleep(0.004)
     time.sleep(after_s)
     os.kill(process, signal.SIGKILL)
     killed = end_of(process) == -signal.SIGKILL
