@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import memory_blocks
 
 import gguf_export.errors
 import lowvram_ft.errors
@@ -63,6 +64,14 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
         "lowvram_ft.training.engines.choice.choose",
     ),
     "gguf": ("gguf_export.export.export", "gguf_export.verify.verify", "gguf_export.ollama.modelfile"),
+    "memory": (
+        "lowvram_ft.memory.plan.plan_memory",
+        "lowvram_ft.memory.fit.fit",
+        "lowvram_ft.memory.fit.Fit",
+        "lowvram_ft.memory.levers.Change",
+        "lowvram_ft.memory.speed.step_time",
+        "lowvram_ft.memory.speed.StepTime",
+    ),
     "limits": ("lowvram_ft.execution.limits.Limits",),
 }
 """Group to what it shows, by dotted name; read from the source, nothing is imported for it."""
@@ -326,6 +335,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "sources": sources_block,
     "layers": layers_block,
     "contracts": contracts_block,
+    "memory-plans": lambda: memory_blocks.plans_block(table),
+    "memory-levers": lambda: memory_blocks.levers_block(table),
+    "memory-cards": lambda: memory_blocks.cards_block(table),
+    "memory-anchor": lambda: memory_blocks.anchor_block(table),
     **{f"signatures-{group}": lambda group=group: signatures_block(group) for group in SIGNATURES},  # type: ignore[misc]
 }
 """Name of a generated block to what makes it."""

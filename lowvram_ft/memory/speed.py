@@ -19,7 +19,7 @@ from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.memory.terms import layer_linear_bytes, layer_payload_bytes, lora_tensors, optimizer_bytes
 from lowvram_ft.memory.weights import embedding_place, head_place, slice_rows, table_bytes
 
-PRODUCT_SHARE = 0.65
+PRODUCT_SHARE = 0.75
 """Of its rate that a card reaches in large products. Assumption."""
 MEMORY_SHARE = 0.8
 """Of its bandwidth that a card reaches. Assumption."""

@@ -1,16 +1,21 @@
 """``lowvram-ft plan``: its summary, its JSON, its options, how fast it answers and what it imports."""
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lowvram_ft.memory import DEFAULT_ALLOW
 from lowvram_ft.memory.for_recipe import PLANNED
+from lowvram_ft.models import known_models
 from lowvram_ft.recipe import shipped_recipes
 from tests.cli.conftest import Cli
+from tests.cli.running import ROOT
 
 HEAVY = "('torch', 'transformers', 'peft', 'trl', 'unsloth', 'bitsandbytes', 'numpy', 'datasets', 'llama_cpp')"
 
@@ -108,6 +113,47 @@ def test_stages_of_a_pipeline_share_base_model_and_rank(cli: Cli, tmp_path: Path
     )
     found = json.loads(cli("plan", str(tmp_path / "two.toml"), "--json").stdout)
     assert [stage["r"] for stage in found["stages"].values()] == [32, 32]
+
+
+ROW = re.compile(
+    r"^\| `(?P<model>.+?)` \| (?P<tokens>\d+) \| (?P<fits>yes|no) \| (?P<given>.*?) \| (?P<peak>[\d,]+) \|", re.M
+)
+SIZE = re.compile(r"^### (?P<gib>\d) GiB card$", re.M)
+
+
+def golden() -> dict[tuple[str, int, int], re.Match[str]]:
+    """Rows of the table in memory.md, by model, size of the card and tokens."""
+    text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    sizes = [(match.start(), int(match["gib"])) for match in SIZE.finditer(text)]
+    rows = {}
+    for match in ROW.finditer(text):
+        gib = [size for start, size in sizes if start < match.start()][-1]
+        rows[match["model"], gib, int(match["tokens"])] = match
+    return rows
+
+
+def test_the_golden_table_has_every_base_model_size_and_length() -> None:
+    models = [name.split("/")[-1] for name in known_models()]
+    assert set(golden()) == set(itertools.product(models, (4, 6, 8), (512, 1024, 2048, 4096)))
+
+
+@pytest.mark.parametrize(
+    ("model", "gib", "tokens"),
+    [
+        ("deepseek-ai/deepseek-coder-6.7b-instruct", 4, 2048),
+        ("Qwen/Qwen2.5-Coder-7B-Instruct", 4, 2048),
+        ("Qwen/Qwen3-4B-Instruct-2507", 6, 4096),
+    ],
+)
+def test_the_golden_table_is_what_the_command_says(cli: Cli, model: str, gib: int, tokens: int) -> None:
+    settings = ("hardware.allow=" + json.dumps(DEFAULT_ALLOW), f"model.base={model}", f"train.max_length={tokens}")
+    options = [word for setting in settings for word in ("--set", setting)]
+    outcome = cli("plan", "stage_a_kodcode", "--vram", str(gib), "--ram", "16", *options, "--json")
+    stage = json.loads(outcome.stdout)["stages"]["stage_a_kodcode"]
+    row = golden()[model.split("/")[-1], gib, tokens]
+    assert (row["fits"] == "yes") == stage["fits"]
+    assert row["peak"] == f"{stage['plan']['peak_gpu_bytes'] // 2**20:,}"
+    assert ("layers" in row["given"]) == bool(stage["offload_layers"])
 
 
 def children_s() -> float:
