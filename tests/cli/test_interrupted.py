@@ -6,6 +6,7 @@ import fcntl
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ import lowvram_ft.bench
 import lowvram_ft.embedded_model
 import lowvram_ft.evaluation.evaluate
 import lowvram_ft.run_dir
+from lowvram_ft.training.checkpoints import STAGING, newest_checkpoint, step_of
 from tests.cli.conftest import Cli
 from tests.cli.running import MODULE, Outcome, environment, failed, files
 from tests.tiny_runs import write_recipe
@@ -29,7 +31,8 @@ def interrupt(*_: object, **__: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_while_training(tmp_path: Path, tiny_llama: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_stopped_while_training(tmp_path: Path, tiny_llama: Path, how: signal.Signals, code: int) -> None:
     write_recipe(tmp_path, tiny_llama, max_steps=500, eval_steps=400)
     process = subprocess.Popen(
         [*MODULE, "train", "tiny.toml", "--out", "out"],
@@ -44,13 +47,16 @@ def test_ctrl_c_while_training(tmp_path: Path, tiny_llama: Path) -> None:
     for line in process.stderr:
         said.append(line)
         if line.startswith("train tiny: "):
-            process.send_signal(signal.SIGINT)
+            time.sleep(1)  # some steps further on
+            process.send_signal(how)
             break
     stdout, stderr = process.communicate(timeout=60)
-    assert Outcome(process.returncode, stdout, stderr[-len(STOPPED) :]) == Outcome(130, "", STOPPED)
+    assert Outcome(process.returncode, stdout, stderr[-len(STOPPED) :]) == Outcome(code, "", STOPPED)
     assert "Traceback" not in "".join(said) + stderr
     assert json.loads((tmp_path / "out" / "run.json").read_text())["steps"].keys() == {"plan"}
-    assert files(tmp_path / "out") == [".lock", "events.jsonl", "run.json"]
+    newest = newest_checkpoint(tmp_path / "out" / "stages" / "tiny" / "checkpoints")
+    assert newest is not None and f"train tiny: saved at step {step_of(newest)}\n" in stderr
+    assert not [name for name in files(tmp_path / "out") if STAGING in name or ".tmp" in name]
 
 
 def test_ctrl_c_while_a_run_is_recorded(
