@@ -24,19 +24,27 @@ class Report(TrainerCallback):  # type: ignore[misc]
         stage: name of the stage.
         progress: where a person reads it.
         event: where a program reads it.
+        clock: seconds that stand still while the machine sleeps (Linux: ``CLOCK_MONOTONIC``). Evaluations and
+            checkpoints do not count as training either.
     """
 
-    def __init__(self, stage: str, progress: Progress, event: Event) -> None:
-        self._stage, self._progress, self._event = stage, progress, event
-        self._began = time.monotonic()
+    def __init__(
+        self, stage: str, progress: Progress, event: Event, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stage, self._progress, self._event, self._clock = stage, progress, event, clock
+        self._step_began = self._spent_s = 0.0
         self._first_tokens: float | None = None
         self._loss = math.nan
         self._eval_loss: float | None = None
         self._tok_per_s = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
-        self._began = time.monotonic()
+        self._step_began = self._clock()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop it."""
+        self._spent_s += self._clock() - self._step_began
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Take up what the trainer logged.
@@ -57,11 +65,10 @@ class Report(TrainerCallback):  # type: ignore[misc]
                 "lower train.learning_rate, or raise train.warmup_steps"
             )
         tokens = float(values.get("num_tokens", 0.0))
-        if self._first_tokens is None:
-            self._first_tokens = tokens
-            self._began = time.monotonic()
+        if self._first_tokens is None:  # the first step warms up
+            self._first_tokens, self._spent_s = tokens, 0.0
         else:
-            self._tok_per_s = (tokens - self._first_tokens) / max(time.monotonic() - self._began, 1e-9)
+            self._tok_per_s = (tokens - self._first_tokens) / max(self._spent_s, 1e-9)
         self._event(
             "trained",
             stage=self._stage,

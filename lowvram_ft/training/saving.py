@@ -214,7 +214,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         stop, short, due = self._of_any_rank(self._stop.requested, low is not None, due)
         if stop:
             raise Terminated
-        if low is not None and self._watch.may_step_down():
+        if low is not None and self._trainer.args.world_size == 1 and self._watch.may_step_down():
             raise HostMemoryLow(low)
         if short and not self._said_low:
             self._progress.say(

@@ -104,10 +104,12 @@ def train_stage(
             saver = Saver(name, 60 * minutes if minutes else None, stop, watch, progress, event)
             attempt = Attempt(name, engine, device, checkpoints, saver, progress, event)
             try:
+                stop.at_once()
                 with ranks.first():  # makes the set; the others map the same files
                     prepared = _prepared(name, descent.recipe, model, descent.plan.max_length, progress)
                 callbacks = _callbacks(name, descent.recipe, descent.plan, prepared, progress, event)
                 attempt.train(descent.recipe, model, descent.plan, prepared, adapter, callbacks)
+                stop.at_once()
                 return _finish(attempt, engine, prepared, out, descent.notches, ranks)
             except KeyboardInterrupt as error:
                 attempt.rescue(error)

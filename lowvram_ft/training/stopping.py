@@ -39,6 +39,16 @@ class StopRequest:
             signal.signal(number, handler)
         self._before.clear()
 
+    def at_once(self) -> None:
+        """From here on a request ends the run where it is; so does one that has come already.
+
+        Raises:
+            Terminated: one has.
+        """
+        self.deferred = False
+        if self.requested:
+            raise Terminated
+
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
         if not self.deferred:
