@@ -50,7 +50,7 @@ def longest_that_fits(recipe: Recipe, hardware: Hardware) -> int | None:
     Raises:
         ModelError: the base model is of a family that cannot be planned.
     """
-    allow = tuple(word for word in recipe.hardware.allow if word not in ("shorter", "smaller_model"))
+    allow = tuple(word for word in recipe.hardware.allow if word not in ("shorter", "smaller_rank", "smaller_model"))
     kept = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"allow": allow})})
     most = models.config_of(models.resolve(recipe.model.base)).get("max_position_embeddings", LENGTHS[-1])
     for length in reversed([length for length in LENGTHS if length <= most]):

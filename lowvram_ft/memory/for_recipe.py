@@ -155,7 +155,7 @@ def plan_recipe(
         found = fit(ModelShape.from_config(models.config_of(model)), wanted, budget, allow, card, explain=first is None)
         changes, notes = found.changes, (model.note,) if model.note else ()
         if first is not None:
-            text = f"{first.model.id} ► {model.id}: the next of model.fallbacks"
+            text = f"{first.model.id} does not fit ► {model.id}, the next of model.fallbacks"
             changes = (Change("smaller_model", 4, text), *changes)
         plan = StagePlan(model, found, changes, _rows(recipe), notes)
         if found.plan.fits:

@@ -96,7 +96,8 @@ def test_a_smaller_model_is_planned_only_where_it_is_allowed(tmp_path):
     path = write(tmp_path, big=text + '[hardware]\nallow = ["offload_layers", "smaller_model"]\n')
     plan = plan_recipe(load(str(path)).final, LAPTOP)
     assert plan.model.id == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-    assert any("7B-Instruct does not fit" in note for note in plan.notes)
+    assert any("7B-Instruct does not fit" in change.text for change in plan.changes)
+    assert plan.cost == "a different training"
     plan = plan_recipe(load(str(path), ['hardware.allow=["offload_layers"]']).final, LAPTOP)
     assert plan.model.id == "Qwen/Qwen2.5-Coder-7B-Instruct"
     assert not plan.fit.plan.fits
