@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
@@ -153,7 +153,7 @@ def plan_recipe(
     for name in names:
         model = models.resolve(name)
         found = fit(ModelShape.from_config(models.config_of(model)), wanted, budget, allow, card, explain=first is None)
-        changes, notes = found.changes, (model.note,) if model.note else ()
+        changes, notes = found.changes, tuple(_notes(model, found, hardware, overrides or {}))
         if first is not None:
             text = f"{first.model.id} does not fit ► {model.id}, the next of model.fallbacks"
             changes = (Change("smaller_model", 4, text), *changes)
@@ -163,6 +163,15 @@ def plan_recipe(
         first = first or plan
     assert first is not None  # there is always model.base
     return first
+
+
+def _notes(model: models.BaseModel, found: Fit, hardware: Hardware, overrides: Mapping[str, Any]) -> Iterator[str]:
+    """What the user should know beside the plan. A disk that is short is no refusal: the base may be there already."""
+    if model.note:
+        yield model.note
+    disk, free = found.plan.disk_bytes, hardware.disk_free_bytes
+    if disk > free and not overrides:
+        yield f"a run writes up to {disk / GIB:.1f} GiB in all, and {free / GIB:.1f} GiB of disk are free here"
 
 
 def _possible(recipe: Recipe, wanted: TrainingSetup) -> list[str]:

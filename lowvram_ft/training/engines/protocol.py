@@ -34,6 +34,9 @@ class LoadPlan:
         seed: of the adapter's initial weights.
         head: where the output head is; see `lowvram_ft.memory.TrainingSetup`.
         nf4_embedding: hold the embedding in NF4, with the head where they are tied.
+        slot_layers: layers' worth of card memory that offloaded ones pass through; one more than are fetched ahead.
+        offload_activations: keep checkpointed hidden states in host memory.
+        loss_chunk: tokens whose logits exist at a time; None for all. Not with a head in slices.
         planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
     """
 
@@ -47,6 +50,9 @@ class LoadPlan:
     seed: int
     head: Head = "device"
     nf4_embedding: bool = False
+    slot_layers: int = 2
+    offload_activations: bool = False
+    loss_chunk: int | None = None
     planned_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
