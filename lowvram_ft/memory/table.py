@@ -17,7 +17,7 @@ from lowvram_ft.memory.terms import Place, Term
 MIB = 1 << 20
 BAR = 8
 """Characters of the longest bar."""
-_BOUND = {"compute": "the tensor cores", "card": "the card's memory", "bus": "the bus"}
+_BOUND = {"compute": "its arithmetic", "card": "the card's memory", "bus": "the bus"}
 _PLACES: tuple[tuple[Place, str], ...] = (("gpu", "on the card"), ("host", "on the host"), ("disk", "on the disk"))
 
 
