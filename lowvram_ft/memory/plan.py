@@ -204,7 +204,9 @@ def _host_phases(terms: list[Term], phases: tuple[Phase, ...], device: Place) ->
 
 
 def _fragmentation(here: Mapping[str, int], device: Place) -> Term:
-    moving = max(sum(here.get(key, 0) for key in keys if key not in _STANDING) for keys in PHASES.values())
+    """Of what comes and goes in a step; what loading takes for a moment is given back before the first one."""
+    steps = [keys for name, keys in PHASES.items() if name != "load"]
+    moving = max(sum(here.get(key, 0) for key in keys if key not in _STANDING) for keys in steps)
     return Term(
         "fragmentation",
         device,
