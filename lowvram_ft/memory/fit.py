@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from math import inf, log
+from math import ceil, inf, log
 
 from lowvram_ft.errors import UsageError
 from lowvram_ft.memory import space
 from lowvram_ft.memory.cards import Card, card_of_size
 from lowvram_ft.memory.levers import ALLOW, LEVERS, Change, changes_between
-from lowvram_ft.memory.plan import MemoryPlan, plan_memory
+from lowvram_ft.memory.plan import HEADROOM, MemoryPlan, plan_memory
 from lowvram_ft.memory.setup import GIB, Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.memory.speed import StepTime, step_time
@@ -210,7 +210,7 @@ class Search:
 
     def _fits_card(self, setup: TrainingSetup) -> bool:
         plan = plan_memory(self.shape, setup, self.budget)
-        return plan.peak_gpu_bytes <= plan.usable_gpu_bytes if self._on_card else plan.fits
+        return plan.missing_gpu_bytes <= 0 if self._on_card else plan.fits
 
     def _fits_beside(self, setup: TrainingSetup) -> bool:
         """Whether host and disk hold what is beside the card."""
@@ -228,9 +228,9 @@ class Search:
         total = self.shape.num_hidden_layers
         if not self._on_card or "offload_layers" not in allow or not setup.gradient_checkpointing:
             return None
-        if plan.peak_gpu_bytes <= plan.usable_gpu_bytes:
+        if plan.missing_gpu_bytes <= 0:
             return None  # the host or the disk is short: more on the host does not help
-        over, a_layer = plan.peak_gpu_bytes - plan.usable_gpu_bytes, layer_payload_bytes(self.shape, setup)
+        over, a_layer = plan.missing_gpu_bytes, layer_payload_bytes(self.shape, setup)
         layers = setup.offload_layers + over // a_layer  # every layer frees at the most its weights
         while layers < total:
             layers += 1
@@ -238,7 +238,7 @@ class Search:
             plan = plan_memory(self.shape, there, self.budget)
             if plan.fits:
                 return self._timed(there, plan)
-            over = plan.peak_gpu_bytes - plan.usable_gpu_bytes
+            over = plan.missing_gpu_bytes
             if over <= 0:
                 return None
             layers += (over - 1) // a_layer
@@ -274,7 +274,7 @@ def _runner_up(best: Candidate, others: Sequence[Candidate]) -> Candidate | None
 
 def _excess(plan: MemoryPlan) -> int:
     """Bytes that are missing on the card and on the host."""
-    return max(0, plan.peak_gpu_bytes - plan.usable_gpu_bytes) + max(0, plan.peak_host_bytes - plan.ram_bytes)
+    return max(0, plan.missing_gpu_bytes) + max(0, plan.peak_host_bytes - plan.ram_bytes)
 
 
 def _nearest(search: Search, allow: Sequence[str], plan: MemoryPlan) -> str:
@@ -285,8 +285,8 @@ def _nearest(search: Search, allow: Sequence[str], plan: MemoryPlan) -> str:
         named = ", ".join(f'"{word}"' for word in words)
         return f"allow {named} too: {'; '.join(change.text for change in changes)}"
     budget, parts = search.budget, []
-    if plan.peak_gpu_bytes > plan.usable_gpu_bytes and budget.vram_bytes is not None:
-        card = budget.vram_bytes + plan.peak_gpu_bytes - plan.usable_gpu_bytes
+    if plan.missing_gpu_bytes > 0 and budget.vram_bytes is not None:
+        card = budget.vram_bytes + ceil(plan.missing_gpu_bytes / (1.0 - HEADROOM))
         parts.append(f"a card of {_gib(card)}")
     if plan.peak_host_bytes > plan.ram_bytes:
         parts.append(f"{_gib(plan.peak_host_bytes)} of host memory")

@@ -17,6 +17,9 @@ FRAGMENTATION = 0.05
 """The share of what comes and goes that the allocator cannot use. Assumption; torch rounds to 512 bytes and
 2 MiB segments (``CUDACachingAllocator.cpp``), and ``max_memory_reserved`` is what shows it."""
 
+HEADROOM = 0.02
+"""The share of what torch may reserve that a plan leaves free: what it may be wrong by."""
+
 WEIGHTS = (
     "decoder weights",
     "norms and biases",
@@ -94,7 +97,7 @@ class MemoryPlan:
         peak_host_bytes: the most that the host holds, with what is left to the rest of the machine.
         ram_bytes: the host's memory.
         disk_bytes: what a run writes and downloads.
-        fits: card, host and, where its size is known, disk.
+        fits: card (with `HEADROOM` left), host and, where its size is known, disk.
         offload_layers: decoder layers that stay on the host.
         notes: what a reader should know about these numbers.
     """
@@ -112,6 +115,11 @@ class MemoryPlan:
     offload_layers: int
     notes: tuple[str, ...]
 
+    @property
+    def missing_gpu_bytes(self) -> int:
+        """By how much the peak is above what a plan may fill; 0 or less where it is not."""
+        return self.peak_gpu_bytes - fillable(self.usable_gpu_bytes)
+
     def term(self, name: str) -> Term:
         """The term of that name.
 
@@ -126,6 +134,11 @@ class MemoryPlan:
     def to_json(self) -> dict[str, object]:
         """The whole plan as JSON values."""
         return asdict(self)
+
+
+def fillable(usable_gpu_bytes: int) -> int:
+    """What a plan may fill of what torch may reserve."""
+    return int(usable_gpu_bytes * (1.0 - HEADROOM))
 
 
 def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> MemoryPlan:
@@ -174,7 +187,7 @@ def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> Memo
         peak_host_bytes=peak_host,
         ram_bytes=budget.ram_bytes,
         disk_bytes=disk,
-        fits=peak_gpu <= budget.usable_gpu_bytes
+        fits=peak_gpu <= fillable(budget.usable_gpu_bytes)
         and peak_host <= budget.ram_bytes
         and (budget.disk_bytes is None or disk <= budget.disk_bytes),
         offload_layers=offload,

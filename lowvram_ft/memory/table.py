@@ -10,7 +10,7 @@ from rich.table import Table
 from lowvram_ft.memory.fit import Candidate, Fit
 from lowvram_ft.memory.for_recipe import StagePlan
 from lowvram_ft.memory.levers import CLASSES
-from lowvram_ft.memory.plan import MemoryPlan, Phase
+from lowvram_ft.memory.plan import HEADROOM, MemoryPlan, Phase
 from lowvram_ft.memory.speed import StepTime
 from lowvram_ft.memory.terms import Place, Term
 
@@ -58,6 +58,7 @@ def _verdict(plan: MemoryPlan) -> str:
     if plan.device == "host":
         return f"{verdict}: {host} (most in {_largest(plan.host_phases).name})"
     card = f"{plan.peak_gpu_bytes / MIB:,.0f} of {plan.usable_gpu_bytes / MIB:,.0f} MiB on the card"
+    card += f", {HEADROOM:.0%} kept free"
     return f"{verdict}: {card} (most in {_largest(plan.phases).name}), {host}"
 
 

@@ -31,7 +31,7 @@ def summary(cli: Cli, *arguments: str, code: int = 0) -> list[str]:
 def test_the_summary_says_what_fits_how_fast_and_what_was_given_up(cli: Cli) -> None:
     lines = summary(cli, "stage_a_kodcode", "--gpu", "RTX 3050 Laptop", "--ram", "16GiB")
     assert lines[0] == "stage_a_kodcode: deepseek-ai/deepseek-coder-6.7b-instruct, 2048 tokens"
-    assert lines[1].startswith("fits: ") and " of 3,584 MiB on the card (most in " in lines[1]
+    assert lines[1].startswith("fits: ") and " of 3,584 MiB on the card, 2% kept free (most in " in lines[1]
     assert lines[2].startswith("predicted on RTX 3050 Laptop: ") and "tokens/s" in lines[2]
     text = "\n".join(lines)
     assert "hides behind the card's work" in text

@@ -45,7 +45,7 @@ def test_usable_bytes_of_a_4_gib_card(platform, usable):
 def test_a_7b_class_llama_fits_a_4_gib_card_with_about_half_its_layers_on_the_host():
     result = fit(DEEPSEEK_6_7B, UNSLOTH, LAPTOP, ["offload_layers"])
     assert result.plan.fits
-    assert 17 <= result.setup.offload_layers <= 19
+    assert 17 <= result.setup.offload_layers <= 20  # Unsloth's own planner finds 17 to 19, and leaves nothing free
     assert result.plan.peak_gpu_bytes <= 3.5 * GIB
     assert result.nearest is None
     one_less = replace(result.setup, offload_layers=result.setup.offload_layers - 1)
@@ -113,6 +113,16 @@ def test_phases_are_sums_of_their_terms_and_the_peak_is_the_largest(shape, chang
     assert used | apart == {term.name for term in plan.terms if term.where == "gpu"}, "a term in no phase"
     assert all(term.formula and term.source for term in plan.terms)
     assert len({term.name for term in plan.terms}) == len(plan.terms)
+
+
+def test_a_plan_leaves_free_what_it_may_be_wrong_by():
+    budget = Budget(4 * GIB, 16 * GIB)
+    setup = replace(UNSLOTH, offload_layers=18)
+    peak = plan_memory(DEEPSEEK_6_7B, setup, budget).peak_gpu_bytes
+    reserves = budget.vram_bytes - budget.usable_gpu_bytes
+    assert plan_memory(DEEPSEEK_6_7B, setup, Budget(reserves + int(peak / 0.98) + 1, 16 * GIB)).fits
+    just_so = plan_memory(DEEPSEEK_6_7B, setup, Budget(reserves + int(peak / 0.985), 16 * GIB))
+    assert not just_so.fits and 0 < just_so.missing_gpu_bytes < 0.02 * peak
 
 
 def test_an_offloaded_layer_moves_its_bytes_to_the_host():
@@ -184,7 +194,7 @@ def test_without_a_card_the_same_terms_are_on_the_host():
 
 
 def test_too_little_host_memory_or_disk_does_not_fit():
-    setup = replace(UNSLOTH, offload_layers=18)
+    setup = replace(UNSLOTH, offload_layers=20)
     assert plan_memory(DEEPSEEK_6_7B, setup, LAPTOP).fits
     assert not plan_memory(DEEPSEEK_6_7B, setup, replace(LAPTOP, ram_bytes=4 * GIB)).fits
     assert not plan_memory(DEEPSEEK_6_7B, setup, replace(LAPTOP, disk_bytes=10 * GIB)).fits
