@@ -14,6 +14,7 @@ from typing import TextIO
 import click
 
 from lowvram_ft import __version__
+from lowvram_ft.cli.cloud import cloud
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, export, run, train
@@ -39,7 +40,7 @@ def cli(debug: bool) -> None:
     """Fine-tune a code model to write pytest tests on a small GPU, export it to GGUF, and prove the result."""
 
 
-for command in (demo, run, doctor, plan, recipe, data, train, export, bench, evaluate, testgen, report):
+for command in (demo, run, doctor, plan, recipe, data, train, export, bench, evaluate, testgen, report, cloud):
     cli.add_command(command)
 
 

@@ -1,6 +1,6 @@
 """Recipes: frozen sections (`sections`), and the layers that they are read from (`layers`)."""
 
-from lowvram_ft.recipe.layers import Resolved, Stage, find, load, recipes_dir, shipped_recipes
+from lowvram_ft.recipe.layers import Resolved, Stage, files_of, find, load, recipes_dir, shipped_recipes
 from lowvram_ft.recipe.sections import (
     LORA_TARGETS,
     SECTIONS,
@@ -31,6 +31,7 @@ __all__ = [
     "Resolved",
     "Stage",
     "TrainSection",
+    "files_of",
     "find",
     "load",
     "recipes_dir",

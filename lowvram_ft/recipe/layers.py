@@ -143,6 +143,22 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     return Resolved(name=path.stem, path=path, stages=tuple(stages))
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Every file that a recipe is read from: itself, what it extends, its stages' recipes and what those extend.
+
+    Args:
+        path: of a recipe that `load` has read.
+    """
+    text = _read(path)
+    entries = text.get("stages", [])
+    found = [path]
+    for name in [text.get("extends"), *(entry.get("recipe") for entry in entries)]:
+        parent = _beside(path, str(name)) if name is not None else None
+        if parent is not None:
+            found += files_of(parent)
+    return tuple(dict.fromkeys(found))
+
+
 Layer = tuple[str, Mapping[str, Any]]
 
 

@@ -74,6 +74,7 @@ def _undo_rounding(model: Any, exact: Mapping[str, Any]) -> None:
 
 def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir: Path) -> Any:
     """The recipe's section as TRL's ``SFTConfig``."""
+    import torch
     from trl import SFTConfig
 
     on_cpu = loaded.device == "cpu"
@@ -123,6 +124,9 @@ def sft_config(loaded: Loaded, train: TrainSection, evaluates: bool, output_dir:
     )
     # one process trains on one card; transformers would put further ones that it sees to work with DataParallel
     config._n_gpu = min(1, config.n_gpu)
+    if on_cpu and config.world_size > 1:
+        # accelerate numbers CPUs by process; the trainer resumes an optimizer there, and torch.load knows no "cpu:0"
+        config.__dict__["_setup_devices"] = torch.device("cpu")
     return config
 
 

@@ -18,8 +18,9 @@ from tests.tiny_runs import ONE_THREAD, events, steps, wait_for, write_recipe
 MAIN = Path(__file__).parent.parent / "rank_main.py"
 BIN = Path(sys.executable).parent
 TORCHRUN = (str(BIN / "torchrun"), "--nproc_per_node", "2")
-ACCELERATE = (str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+ACCELERATE = (str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")  # fmt: skip
+"""As on two GPUs: with ``--cpu``, accelerate starts one process, and leaves further ones to ``mpirun``."""
 LOSS_TOLERANCE = 5e-7
 """Relative. The same float32 terms summed in another order: two partial sums, then their sum. Of a loss's 24 bits the
 last few may differ."""
