@@ -32,6 +32,15 @@ def losses(loaded: Loaded, model: Path, out: Path, steps: int) -> tuple[list[flo
     return [e["loss"] for e in history if "loss" in e], [e["eval_loss"] for e in history if "eval_loss" in e]
 
 
+def loss_rows(tokens: int) -> int:
+    """Positions whose logits Unsloth's loss would make at a time, once it is told to make so many."""
+    from unsloth_zoo.fused_losses.chunked_logprob import chunked_logprob_rows
+
+    unsloth.bound_loss(tokens, 5000)
+    rows: int = chunked_logprob_rows(5000)
+    return rows
+
+
 def main() -> None:
     model, given, other, out = map(Path, sys.argv[1:5])
     dtype, load_in_4bit = sys.argv[5], sys.argv[6] == "True"
@@ -57,6 +66,7 @@ def main() -> None:
     levers = {"head": "nf4", "nf4_embedding": True}
     found["host_head"] = losses(engine.load(model, replace(plan, head="host"), given), model, out / "d", 2)
     found["nf4_tables"] = losses(engine.load(model, replace(plan, **levers), given), model, out / "e", 1)
+    found["loss_rows"] = [loss_rows(300), loss_rows(77)]
     try:
         engine.load(model, plan, other)
     except ModelError as error:

@@ -36,14 +36,16 @@ def test_missing_recipe(cli: Cli) -> None:
         (
             'schema_version = 2\nmodel = 3\nextends = "zz.toml"',
             [
-                "mine.toml: extends: no such file (zz.toml); name a recipe beside this one",
+                "mine.toml: extends: no such file (zz.toml); name a recipe beside this one, or one that ships with the kit",
                 "mine.toml: schema_version: input should be 1 (got 2)",
                 "mine.toml: model: input should be a valid dictionary or instance of ModelSection (got 3)",
             ],
         ),
         (
             '[[stages]]\nrecipe = "zz.toml"',
-            ["mine.toml: stages[1].recipe: no such file (zz.toml); name a recipe beside this one"],
+            [
+                "mine.toml: stages[1].recipe: no such file (zz.toml); name a recipe beside this one, or one that ships with the kit"
+            ],
         ),
         (
             '[train]\nlearning_rate = "2e-4"',

@@ -115,6 +115,12 @@ def test_a_head_that_unsloth_does_not_know_trains_the_same(
     assert TOLERANCE["float32"] < abs(rounded - losses[0]) < 0.2
 
 
+def test_the_plan_bounds_the_logits_that_unsloth_makes(case: tuple[str, bool, Path, dict[str, Any]]) -> None:
+    *_, found = case
+    assert found["loss_rows"][0] <= 300 < 4 * found["loss_rows"][0]
+    assert found["loss_rows"][1] <= 77 < 4 * found["loss_rows"][1]
+
+
 def test_an_adapter_of_another_base_is_refused(case: tuple[str, bool, Path, dict[str, Any]]) -> None:
     *_, out, found = case
     assert str(out / "other") in found["refused"]

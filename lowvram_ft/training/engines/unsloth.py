@@ -46,14 +46,16 @@ class UnslothEngine:
         everywhere: frozenset[Lever] = frozenset({"checkpointing", "smaller_batch", "shorter"})
         if device == "cpu":
             return everywhere
-        return everywhere | {"offload_layers", "offload_embedding", "optimizer_8bit"}
+        here: frozenset[Lever] = frozenset({"offload_head", "nf4_head", "nf4_embedding", "offload_activations"})
+        return everywhere | here | {"offload_layers", "offload_embedding", "optimizer_8bit"}
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
         _require_known(plan.quantization)
         on_gpu = torch.cuda.is_available()
         dtype = compute_dtype("cuda" if on_gpu else "cpu")
-        checkpointing: str | bool = "unsloth" if plan.gradient_checkpointing else False
+        # "unsloth" is checkpointing with the hidden states on the host
+        checkpointing: str | bool = "unsloth" if plan.offload_activations and on_gpu else plan.gradient_checkpointing
         set_seed(plan.seed)
         try:
             base, tokenizer = FastLanguageModel.from_pretrained(
@@ -85,7 +87,10 @@ class UnslothEngine:
             use_gradient_checkpointing=checkpointing,
             random_state=plan.seed,
             max_seq_length=plan.max_length,
+            **({"prefetch_depth": plan.slot_layers - 1} if plan.offload_layers and on_gpu else {}),
         )
+        if plan.loss_chunk is not None and on_gpu:
+            bound_loss(plan.loss_chunk, base.config.vocab_size)
         if adapter is not None:
             _load_adapter(peft, adapter)
         return Loaded(peft, tokenizer, "cuda" if on_gpu else "cpu", dtype)
@@ -125,11 +130,23 @@ def _placement(plan: LoadPlan) -> dict[str, Any]:
         placement["device_map_planner_kwargs"] = {
             "batch_size": 1,
             "lora_rank": plan.lora.r,
+            "prefetch_depth": plan.slot_layers - 1,
             **({"max_memory": limit} if limit else {}),
         }
     if plan.offload_embedding:
         placement["offload_embedding"] = True
     return placement
+
+
+def bound_loss(tokens: int, vocab_size: int) -> None:
+    """Let Unsloth's fused loss make float32 logits of so many tokens at a time; it sizes them from the whole card.
+
+    It reads ``UNSLOTH_LOGPROB_CHUNK_GB`` when it is imported, and a plan is known later: so what it has read is changed.
+    """
+    from unsloth_zoo.fused_losses import chunked_logprob, fused_linear
+
+    for module in (chunked_logprob, fused_linear):
+        module._CHUNK_GB = tokens * vocab_size * getattr(module, "_BYTES_PER_LOGIT", 4) / 2**30
 
 
 def _section_of(adapter: Path) -> LoraSection:
