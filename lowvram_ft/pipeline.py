@@ -174,6 +174,7 @@ class Job:
             given = stage.recipe.model.adapter if index == 0 else None
             start = Path(given) if given is not None else adapter
             adapter = self._train(stage, start)
+        self.ranks.end_training()
         assert adapter is not None  # a resolved recipe has at least one stage
         return adapter
 

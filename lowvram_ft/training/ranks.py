@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import FrameType
 from typing import Any, Protocol
 
-from lowvram_ft.errors import LowvramError, MachineError, TrainingError
+from lowvram_ft.errors import LowvramError, MachineError, Terminated, TrainingError
 from lowvram_ft.hardware import Hardware
 
 POLL_S = (0.01, 0.5)
@@ -145,6 +147,17 @@ class Ranks:
                 raise
             raise self.left_alone() from error
 
+    def end_training(self) -> None:
+        """Take the trainer's process group down: from here on the leader works alone, and the others end."""
+        if self.store is None:
+            return
+        import torch.distributed
+        from accelerate.state import AcceleratorState
+
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
+
     def _next_key(self) -> str:
         self._said += 1
         return f"said/{self._said}"
@@ -210,6 +223,8 @@ def here() -> Ranks:
         return ranks
     import torch.distributed
 
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the launcher's way to end all of them: one says so
+        signal.signal(signal.SIGTERM, _on_sigterm)
     # cards are numbered as NVML numbers them, so that the plan of a card is that card's
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
@@ -220,6 +235,10 @@ def here() -> Ranks:
             "check MASTER_ADDR and MASTER_PORT, or start with torchrun"
         ) from error
     return replace(ranks, store=torch.distributed.PrefixStore("lowvram-ft", store))
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
