@@ -12,7 +12,7 @@ from lowvram_ft.errors import Terminated
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.training.callbacks import Event
-from lowvram_ft.training.checkpoints import damaged_checkpoints, newest_checkpoint
+from lowvram_ft.training.checkpoints import damaged_checkpoints, newest_checkpoint, set_aside
 from lowvram_ft.training.descent import Shortage
 from lowvram_ft.training.engines import Engine, Loaded, LoadPlan
 from lowvram_ft.training.out_of_memory import free_memory, is_in_backward, let_go, shortage_of
@@ -76,7 +76,7 @@ class Attempt:
             prepared.train.for_trainer(),
             prepared.eval.for_trainer() if prepared.eval else None,
             self._folder,
-            [*callbacks, self._saver],
+            [self._saver.logged(), *callbacks, self._saver],
         )
         assert_completion_mask(self.trainer, prepared.train)
         resume = self._resume()
@@ -108,19 +108,20 @@ class Attempt:
         if self.trainer.args.world_size > 1 and not isinstance(stopped_by, Terminated):
             return  # each process would be elsewhere; only a request is answered by all in the same step
         step = int(self.trainer.state.global_step)
+        why = "its weights were just being changed"
         try:
             saved = self._saver.rescue()
-        except Exception as error:
-            if shortage_of(error, self._device) is None:
-                raise
+        except (
+            Exception
+        ) as error:  # whatever ended the training may keep it from being saved, too: that is what is told
+            saved, why = False, str(error).partition("\n")[0]
             let_go(error)
-            saved = False
         if saved:
             self._progress.say(f"train {self._stage}: saved at step {step}")
         elif step > 0:
             newest = newest_checkpoint(self._folder)
-            begin = f"at {newest.name}" if newest is not None else "at the beginning"
-            self._progress.say(f"train {self._stage}: step {step} could not be saved; training goes on {begin}")
+            there = newest.name if newest is not None else "the beginning"
+            self._progress.say(f"train {self._stage}: step {step} is not saved ({why}); it goes on from {there}")
 
     def release(self) -> None:
         """Let go of the model and all that hangs on it, so that the next attempt finds the memory free."""
@@ -135,6 +136,8 @@ class Attempt:
         for path in damaged_checkpoints(self._folder):
             self._progress.say(f"train {self._stage}: {path.name} is damaged; the one before it is taken")
             self._event("checkpoint_damaged", stage=self._stage, checkpoint=path.name)
+            if self.trainer.args.should_save:
+                set_aside(path)
         resume = newest_checkpoint(self._folder)
         if resume is not None:
             self._progress.say(f"train {self._stage}: resumes at {resume.name}")

@@ -131,6 +131,13 @@ def publish(staged: Path, folder: Path) -> Path:
     return final
 
 
+def set_aside(checkpoint: Path) -> None:
+    """Take a damaged checkpoint out of the count, under a name that is never read."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.replace(aside)
+
+
 def prune(folder: Path, kept: int = KEPT) -> None:
     """Remove all but the newest so many checkpoints. The caller has just written the newest, so it is whole."""
     for path in checkpoints_in(folder)[kept:]:

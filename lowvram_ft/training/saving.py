@@ -122,6 +122,10 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         trainer._save_checkpoint = lambda model, trial: self._save(lambda: write(model, trial))
         trainer.evaluate = lambda *given, **named: self._evaluate(lambda: evaluate(*given, **named))
 
+    def logged(self) -> TrainerCallback:
+        """A callback to go before all others: from when a step is logged, its state can be saved whatever they do."""
+        return _Logged(self)
+
     def detach(self) -> None:
         """Let go of the trainer, and of the best weights."""
         self._trainer = self._best = None
@@ -208,7 +212,6 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """
         if "loss" not in (logs or {}):
             return
-        self.phase = "between"  # not before: a checkpoint holds what was logged of its step
         low = self._watch.low_bytes()
         due = self._every_s is not None and self._clock() >= self._due
         stop, short, due = self._of_any_rank(self._stop.requested, low is not None, due)
@@ -308,6 +311,15 @@ class Saver(TrainerCallback):  # type: ignore[misc]
             return flags
         here = torch.tensor([flags], device=self._trainer.args.device, dtype=torch.int32)
         return tuple(bool(up) for up in self._trainer.accelerator.gather(here).amax(dim=0).tolist())
+
+
+class _Logged(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, saver: Saver) -> None:
+        self._saver = saver
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if "loss" in (logs or {}):
+            self._saver.phase = "between"
 
 
 def _trained_weights(model: Any) -> dict[str, torch.Tensor]:

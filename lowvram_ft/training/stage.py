@@ -16,7 +16,7 @@ from gguf_export import Adapter, Checkpoint
 from lowvram_ft.data.prepare import cached_set
 from lowvram_ft.data.prepared import Prepared
 from lowvram_ft.data.verify_recipe import verifier
-from lowvram_ft.errors import MachineError, TrainingError, cannot_write, is_disk_full
+from lowvram_ft.errors import LowvramError, MachineError, TrainingError, cannot_write, is_disk_full
 from lowvram_ft.memory.notches import Short
 from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.progress import Progress
@@ -94,6 +94,7 @@ def train_stage(
     if device == "cuda":
         torch.cuda.set_device(ranks.local_rank)
     checkpoints = out / "checkpoints"
+    event = _through_a_full_disk(event, progress)
     shape = ModelShape.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
     descent = Descent(name, recipe, plan, engine.levers(device), shape, device == "cuda", checkpoints)
     here: Short = "device" if device == "cpu" else "host"
@@ -117,6 +118,8 @@ def train_stage(
             except Exception as error:
                 shortage = attempt.shortage(error)
                 if shortage is None:
+                    if not isinstance(error, LowvramError) and not is_lost_device(error):
+                        attempt.rescue(None)
                     if isinstance(error, OSError) or is_disk_full(error):
                         raise cannot_write(out, error) from error
                     if is_lost_device(error):
@@ -190,6 +193,24 @@ def _finish(
         "peak_memory_bytes": max(peaks),
     }
     return Trained(folder, result)
+
+
+def _through_a_full_disk(event: Callable[..., None], progress: Progress) -> Callable[..., None]:
+    """Events that a full disk keeps from being written do not end a training; the first is told of."""
+    told = False
+
+    def record(kind: str, **fields: Any) -> None:
+        nonlocal told
+        try:
+            event(kind, **fields)
+        except MachineError as error:
+            if error.__cause__ is None or not is_disk_full(error.__cause__):
+                raise
+            if not told:
+                progress.say(f"{error}; training goes on, and what happens meanwhile is not recorded")
+            told = True
+
+    return record
 
 
 def _no_way_down(name: str, error: BaseException) -> MachineError:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lowvram_ft.errors import MachineError, Terminated
+from lowvram_ft.errors import MachineError, Terminated, TrainingError
 from lowvram_ft.training import stage
 from lowvram_ft.training.checkpoints import STAGING, checkpoints_in, newest_checkpoint, read_position
 from lowvram_ft.training.stage import Trained
@@ -278,6 +278,35 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(
 def _full(path: str, part: bytes) -> None:
     Path(path).write_bytes(part)  # what still had room
     raise OSError(errno.ENOSPC, "No space left on device", path)
+
+
+def test_events_that_have_no_room_do_not_end_a_training(model: Path, undisturbed: Trained, tmp_path: Path) -> None:
+    def full(kind: str, fields: dict[str, Any]) -> None:
+        if fields.get("step") in (5, 6):
+            raise MachineError("events.jsonl: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+
+    _must_equal(run_stage(recipe_for(model, max_steps=STEPS), tmp_path, on_event=full), undisturbed)
+
+
+def test_an_error_of_another_kind_saves_the_last_step(model: Path, undisturbed: Trained, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ValueError("a defect")
+
+    recipe = recipe_for(model, max_steps=STEPS)
+    with pytest.raises(ValueError, match="a defect"):
+        run_stage(recipe, tmp_path, on_event=_at(6, fail))
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None and newest.name == "checkpoint-6"
+    _must_equal(run_stage(recipe, tmp_path), undisturbed)
+
+
+def test_weights_that_diverged_are_not_saved(model: Path, tmp_path: Path) -> None:
+    def diverge() -> None:
+        raise TrainingError("the loss is nan")
+
+    with pytest.raises(TrainingError):
+        run_stage(recipe_for(model, max_steps=STEPS), tmp_path, on_event=_at(6, diverge))
+    assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["checkpoint-4"]
 
 
 @pytest.mark.parametrize("dies", [False, True])
