@@ -253,14 +253,14 @@ def _gated(trainer: Any, answers: Any) -> Any:
     class Gate(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = self.asked = 0
-            self.began = 0.0
+            self.began = self.cpu_began = 0.0
             self.tokens: list[tuple[int, int]] = []
             self.first = 0
 
         def on_step_begin(self, *arguments: Any, **named: Any) -> None:  # noqa: ARG002 - the trainer names them
             if self.left == 0:
                 self.left = self.asked = int(sys.stdin.readline())
-                self.first, self.began = len(self.tokens), time.perf_counter()
+                self.first, self.cpu_began, self.began = len(self.tokens), time.process_time(), time.perf_counter()
 
         def on_step_end(self, *arguments: Any, **named: Any) -> None:  # noqa: ARG002
             self.left -= 1
@@ -269,6 +269,7 @@ def _gated(trainer: Any, answers: Any) -> Any:
                 seconds, seen = time.perf_counter() - self.began, self.tokens[self.first :]
                 found = {
                     "seconds": seconds,
+                    "cpu_seconds": time.process_time() - self.cpu_began,
                     "steps": self.asked,
                     "tokens": sum(real for real, _ in seen),
                     "padded": sum(padded for _, padded in seen),

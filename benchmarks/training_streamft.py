@@ -58,6 +58,7 @@ def from_report(said: str, length: int) -> dict[str, Any]:
     return {
         "tok_per_s": length / row["step_s_med"],
         "padded_tok_per_s": length / row["step_s_med"],
+        "tok_per_cpu_s": None,  # its commands do not tell
         "step_s": row["step_s_med"],
         "peak_bytes": int(row["peak_gb_max"] * 1e9),
         "losses": row["losses"],

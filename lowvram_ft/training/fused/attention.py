@@ -16,7 +16,7 @@ BLOCK = 128
 """Queries of a block."""
 
 
-class CausalAttention(torch.autograd.Function):
+class CausalAttention(torch.autograd.Function):  # type: ignore[misc]
     """``softmax(scale q k^T + causal) v`` for grouped query heads."""
 
     @staticmethod
@@ -46,7 +46,7 @@ class CausalAttention(torch.autograd.Function):
         return out.view(batch, heads, length, width)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """The gradients of a softmax of products (Dao et al. 2022, appendix B.2), block by block."""
         queries, keys, values, out, *kept = ctx.saved_tensors
         pairs, group, length, width = queries.shape

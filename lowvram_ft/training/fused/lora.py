@@ -18,7 +18,7 @@ from lowvram_ft.training.fused.dropout import apply_bits, keep_bits, keep_scale
 Weight = Callable[[], torch.Tensor]
 
 
-class LoraLinear(torch.autograd.Function):
+class LoraLinear(torch.autograd.Function):  # type: ignore[misc]
     """``y = x W^T + bias + scale (x * mask) A^T B^T``; gradients for ``x``, ``A`` and ``B``. ``W`` is frozen."""
 
     @staticmethod
@@ -46,7 +46,7 @@ class LoraLinear(torch.autograd.Function):
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """The chain rule, in the type of the forward pass; the gradients of ``a`` and ``b`` in theirs."""
         flat, bits, low, a, b = ctx.saved_tensors
         dtype = flat.dtype
