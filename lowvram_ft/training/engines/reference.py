@@ -100,7 +100,8 @@ AMPLE = 4
 
 def _memory_is_ample(model: Any) -> bool:
     """Whether there is memory to spare for all weights in the compute type."""
-    return 2 * model.num_parameters() * AMPLE < detect().ram_available_bytes
+    in_16_bits = 2 * int(model.num_parameters())
+    return in_16_bits * AMPLE < detect().ram_available_bytes
 
 
 def compute_dtype(device: str) -> str:
