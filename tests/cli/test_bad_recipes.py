@@ -36,7 +36,8 @@ def test_missing_recipe(cli: Cli) -> None:
         (
             'schema_version = 2\nmodel = 3\nextends = "zz.toml"',
             [
-                "mine.toml: extends: no such file (zz.toml); name a recipe beside this one, or one that ships with the kit",
+                "mine.toml: extends: no such file (zz.toml); name a recipe beside this one, "
+                "or one that ships with the kit",
                 "mine.toml: schema_version: input should be 1 (got 2)",
                 "mine.toml: model: input should be a valid dictionary or instance of ModelSection (got 3)",
             ],
@@ -44,7 +45,8 @@ def test_missing_recipe(cli: Cli) -> None:
         (
             '[[stages]]\nrecipe = "zz.toml"',
             [
-                "mine.toml: stages[1].recipe: no such file (zz.toml); name a recipe beside this one, or one that ships with the kit"
+                "mine.toml: stages[1].recipe: no such file (zz.toml); name a recipe beside this one, "
+                "or one that ships with the kit"
             ],
         ),
         (
