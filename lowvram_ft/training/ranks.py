@@ -238,6 +238,7 @@ def here() -> Ranks:
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    del number, frame
     raise Terminated
 
 
