@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from lowvram_ft.data.prepared import IGNORE_INDEX
 from lowvram_ft.training.order import EpochOrder, WithBlanks
 
-LENGTHS = [random.Random(7).randrange(20, 2000) for _ in range(641)]
+LENGTHS = random.Random(7).choices(range(20, 2000), k=641)
 EFFECTIVE = 24
 
 
