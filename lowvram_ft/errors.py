@@ -111,13 +111,14 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that there is no room left on the disk.
 
-    safetensors and torch raise errors of their own, that no ``OSError`` is behind: ``SafetensorError("… (os error
-    28)")``, and ``RuntimeError("[enforce fail at inline_container.cc:…] …")`` from torch's zip writer.
+    safetensors, tokenizers and torch raise errors of their own, that no ``OSError`` is behind: ``SafetensorError("… (os
+    error 28)")``, a bare ``Exception`` with the same words, and ``RuntimeError("[enforce fail at
+    inline_container.cc:…] …")`` from torch's zip writer.
     """
     if isinstance(error, OSError):
         return error.errno in _DISK_FULL
     text = str(error)
-    if type(error).__name__ == "SafetensorError":
+    if type(error).__name__ == "SafetensorError" or type(error) is Exception:
         return any(f"(os error {code})" in text for code in _DISK_FULL)
     return isinstance(error, RuntimeError) and "inline_container.cc" in text
 

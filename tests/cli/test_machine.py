@@ -50,13 +50,14 @@ def test_no_disk_space_for_a_run(here: Cli, tmp_path: Path, tiny_llama: Path, mo
     assert files(tmp_path / "out") == [".lock"]
 
 
-def test_no_disk_space_for_a_checkpoint(
+def test_no_disk_space_for_checkpoints_nor_for_the_adapter(
     here: Cli, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import Trainer
 
     write_recipe(tmp_path, tiny_llama, max_steps=1, max_length=1024)
     monkeypatch.setattr(Trainer, "_save_checkpoint", disk_full)
+    monkeypatch.setattr("lowvram_ft.training.stage._save", disk_full)
     outcome = here("train", "tiny.toml", "--out", "out", "-q")
     assert outcome == failed(3, "out/stages/tiny: cannot be written (no space left on the disk); free some")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["steps"].keys() == {"plan"}
@@ -72,6 +73,9 @@ def test_no_disk_space_for_a_checkpoint(
         (RuntimeError("shape mismatch"), False),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
         (SafetensorError("Error while deserializing header: incomplete metadata"), False),
+        (Exception("No space left on device (os error 28)"), True),  # as tokenizers raises it
+        (Exception("Is a directory (os error 21)"), False),
+        (ValueError("No space left on device (os error 28)"), False),
     ],
 )
 def test_full_disk_is_recognized_in_the_errors_of_the_libraries(error: Exception, expected: bool) -> None:
