@@ -45,7 +45,8 @@ class EpochOrder:
         from transformers.trainer_pt_utils import get_length_grouped_indices
 
         epoch = self._steps_done() // math.ceil(len(self._lengths) / self._effective_batch)
-        generator = torch.Generator().manual_seed((self._seed << 32) + epoch)
+        # torch's generator on the CPU takes 32 bits of a seed
+        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % 2**32)
         yield from get_length_grouped_indices(self._lengths, self._effective_batch, generator=generator)
         yield from range(len(self._lengths), self._padded)
 
