@@ -141,7 +141,7 @@ def _placement(plan: LoadPlan) -> dict[str, Any]:
 def bound_loss(tokens: int, vocab_size: int) -> None:
     """Let Unsloth's fused loss make float32 logits of so many tokens at a time; it sizes them from the whole card.
 
-    It reads ``UNSLOTH_LOGPROB_CHUNK_GB`` when it is imported, and a plan is known later: so what it has read is changed.
+    It reads ``UNSLOTH_LOGPROB_CHUNK_GB`` when it is imported, and a plan is known later: what it has read is changed.
     """
     from unsloth_zoo.fused_losses import chunked_logprob, fused_linear
 
