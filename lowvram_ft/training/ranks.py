@@ -251,9 +251,13 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 def told_elsewhere() -> bool:
-    """Whether another process of this run has failed before this one, and has told the user why."""
+    """Whether another process of this run has failed before this one, and has told the user why.
+
+    Asked by a process that is about to end.
+    """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already, and is not to be cut off
     try:
         return not here().claims_failure()
     except LowvramError:  # nobody to ask
