@@ -1,13 +1,15 @@
 """Export LoRA fine-tunes to GGUF and prove what came out.
 
 Stands alone: it needs numpy, ml_dtypes, tokenizers, jinja2, gguf and llama-cpp-python, and none of the
-libraries that train. ``gguf`` and ``tokenizers`` are imported when they are first used, llama.cpp only in a
-child process.
+libraries that train; llvmlite, where it is installed, makes the quantizers fast. ``gguf``, ``tokenizers`` and
+``llvmlite`` are imported when they are first used, llama.cpp only in a child process (but for its plain
+quantization code, which ctypes loads).
 """
 
 from __future__ import annotations
 
 from .adapter import Adapter
+from .block_quantizers import QuantizerWarning, RowQuantizer, row_quantizer
 from .child import require_llama_cpp
 from .errors import (
     BrokenFileError,
@@ -39,8 +41,10 @@ __all__ = [
     "ExportResult",
     "GgufFile",
     "MissingLibraryError",
+    "QuantizerWarning",
     "Reference",
     "ReferenceSequence",
+    "RowQuantizer",
     "Threshold",
     "UnsupportedError",
     "Verification",
@@ -54,6 +58,7 @@ __all__ = [
     "render_modelfile_messages",
     "render_modelfile_template",
     "require_llama_cpp",
+    "row_quantizer",
     "template_of",
     "verify",
 ]

@@ -31,6 +31,10 @@ _CHECKED_VALUES: Final = 1 << 14
 _LARGEST: Final = 65504.0 * 128 * 32
 """The largest weight that any of the types holds (Q6_K). ggml's Q6_K turns much larger ones into zeros."""
 
+_SURELY_FITS: Final = 256.0
+"""Below it no scale can pass float16's 65504: a scale or minimum is a small multiple of its block's largest weight,
+since one that fits the block worse than the first guess is never kept."""
+
 _Encoder = Callable[[NDArray[np.float32], NDArray[np.uint8]], float]
 
 
@@ -104,7 +108,7 @@ class RowQuantizer:
             raise ExportError(
                 f"{name}: weights that are infinite or NaN; look at the training run: it may have diverged"
             )
-        if largest > _LARGEST or self._has_infinite_scales(out):
+        if largest > _LARGEST or (largest > _SURELY_FITS and self._has_infinite_scales(out)):
             raise ExportError(
                 f"{name}: weights up to {largest:.3g}, too large for the float16 scales of the type; "
                 "use F16 or BF16, or look at the training run: it may have diverged"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguf_export import ggml
+from gguf_export import block_quantizers, ggml
 from gguf_export.block_quantizers import QuantizerWarning, check_rows, row_quantizer
 from gguf_export.errors import ExportError, MissingLibraryError, UnsupportedError
 from gguf_export.ggml import BLOCK_TYPES
@@ -187,6 +187,18 @@ def test_weights_too_large_for_the_scales_are_refused_as_ggml_refuses_them(quant
             else:
                 with pytest.raises(ExportError, match="too large for the float16 scales"):
                     row_quantizer(name, quantizer)(rows)
+
+
+@pytest.mark.parametrize("name", BLOCK_TYPES)
+def test_scales_of_small_weights_are_never_too_large(name):
+    """The check of the scales is left out for them."""
+    for kind, rows in check_rows(n_values=64 * 256, seed=4):
+        largest = np.abs(rows).max()
+        if largest:
+            rows = (rows.astype(np.float64) / largest * block_quantizers._SURELY_FITS).astype(F32)  # noqa: PLW2901
+        assert not row_quantizer(name)._has_infinite_scales(expected_bytes(name, rows)), kind
+    rows = np.linspace(-1e38, 1e38, 256, dtype=F32)[None]
+    assert name == "Q6_K" or row_quantizer(name)._has_infinite_scales(expected_bytes(name, rows))
 
 
 def ggml_says_valid(number, data):
