@@ -14,8 +14,8 @@ from . import blocks_of_32, scale_alone, scale_and_minimum
 from .machine import Compiled, Machine, compile_kernel
 
 WIDTH: Final = 16
-"""Blocks side by side: one AVX-512 register, two of AVX2, four of SSE2 or NEON. No other width was faster on
-either of them."""
+"""Blocks side by side: one AVX-512 register, two of AVX2, four of SSE2 or NEON. On a Zen 4, no other width was more
+than 5 % faster for Q4_K in AVX-512, AVX2 or SSE2 code."""
 
 _BESIDE: Final = 2  # two blocks of each super-block at a time: one waits for its sums while the other computes
 _INFINITE_BITS = 0x7F800000

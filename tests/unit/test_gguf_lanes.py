@@ -21,7 +21,7 @@ from gguf_export import block_quantizers, ggml
 from gguf_export.block_quantizers import QuantizerWarning, check_rows, row_quantizer
 from gguf_export.errors import ExportError, MissingLibraryError, UnsupportedError
 from gguf_export.ggml import BLOCK_TYPES
-from gguf_export.lanes import kernels, rounding
+from gguf_export.lanes import kernels, rounding, scale_alone, scale_and_minimum
 from gguf_export.lanes.kernel import Kernel
 from gguf_export.lanes.kernels import KERNELS, WIDTH
 from gguf_export.lanes.machine import Machine, assembly, compile_kernel
@@ -95,6 +95,19 @@ def test_other_instruction_sets_write_the_same_bytes(name, machine):
     encode = kernels.LanesEncoder(spec, compile_kernel(spec.function, code_of(name), machine))
     for kind, rows in check_rows(n_values=33 * 256, seed=2):
         assert np.array_equal(lanes_bytes(encode, rows), expected_bytes(name, rows)), kind
+
+
+@pytest.mark.parametrize(("width", "beside"), [(4, 4), (8, 1)])
+@pytest.mark.parametrize(
+    ("name", "write"), [("Q4_K", scale_and_minimum.q4_k), ("Q6_K", scale_alone.q6_k)], ids=["Q4_K", "Q6_K"]
+)
+def test_how_many_lanes_work_side_by_side_changes_nothing(name, write, width, beside):
+    compiled = compile_kernel(KERNELS[name].function, write(width, beside))
+    for kind, rows in check_rows(n_values=16 * 256, seed=5):
+        expected = expected_bytes(name, rows)
+        found = np.empty_like(expected)
+        compiled.function(rows.ctypes.data, found.ctypes.data, 16 // width)
+        assert np.array_equal(found, expected), kind
 
 
 def test_instruction_sets_differ():
