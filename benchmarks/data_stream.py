@@ -25,9 +25,9 @@ from lowvram_ft import models
 from lowvram_ft.data.prepare import prepare
 from lowvram_ft.data.row import build_prompt
 from lowvram_ft.hardware import detect
-from lowvram_ft.pipeline import versions
 from lowvram_ft.recipe import DataSection
 from lowvram_ft.rendering import from_folder
+from lowvram_ft.run_dir import versions
 
 RESULTS = Path(__file__).parent / "results" / "data_stream.json"
 MAX_LENGTH = 2048

@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 
 from lowvram_ft.hardware import detect
-from lowvram_ft.pipeline import Job, run_all, versions
+from lowvram_ft.pipeline import Job, run_all
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import load
 from lowvram_ft.report.table import RATES, report
+from lowvram_ft.run_dir import versions
 
 TASKS = 40
 RESULTS = Path(__file__).parent / "results" / "demo_seeds.json"

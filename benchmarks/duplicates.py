@@ -43,7 +43,7 @@ from lowvram_ft.data.duplicates.fingerprints import (
 from lowvram_ft.data.duplicates.normalize import Part, normal_form
 from lowvram_ft.data.evaluation_code import humaneval_problems
 from lowvram_ft.hardware import detect
-from lowvram_ft.pipeline import versions
+from lowvram_ft.run_dir import versions
 from tests.planted_duplicates import NEAR, SAME, library_codes, rewritten, sample_codes
 
 RESULTS = Path(__file__).parent / "results" / "duplicates.json"

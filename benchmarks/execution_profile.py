@@ -21,8 +21,8 @@ from lowvram_ft.data.sources import load_rows
 from lowvram_ft.execution import Limits, sandbox
 from lowvram_ft.execution.pool import Pool, Question, Server, UnsandboxedWarning, patience_s
 from lowvram_ft.hardware import detect
-from lowvram_ft.pipeline import versions
 from lowvram_ft.recipe import DataSection
+from lowvram_ft.run_dir import versions
 
 RESULTS = Path(__file__).parent / "results" / "execution_profile.json"
 LIMITS = Limits()

@@ -28,8 +28,8 @@ from lowvram_ft.execution import Limits, Verdict, run_stream, run_tests
 from lowvram_ft.execution.limits import count_descendants
 from lowvram_ft.execution.pool import close_default_pool, default_pool
 from lowvram_ft.hardware import detect
-from lowvram_ft.pipeline import versions
 from lowvram_ft.recipe import DataSection
+from lowvram_ft.run_dir import versions
 
 RESULTS = Path(__file__).parent / "results" / "execution_soak.json"
 LIMITS = Limits(wall_s=3.0, cpu_s=3.0, test_s=1.0, processes=16)

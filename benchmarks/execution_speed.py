@@ -39,9 +39,9 @@ from lowvram_ft.data.sources import load_rows
 from lowvram_ft.execution import Limits, MutationReport, Verdict, mutation_analysis, run_many, run_tests
 from lowvram_ft.execution.mutants import Edit, find_mutants
 from lowvram_ft.hardware import cache_dir, detect
-from lowvram_ft.pipeline import versions
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import DataSection
+from lowvram_ft.run_dir import versions
 
 PARTS = ("files", "mutants", "coverage", "mutmut", "plugins")
 RESULTS = Path(__file__).parent / "results" / "execution_speed.json"

@@ -27,10 +27,10 @@ from lowvram_ft.data.show import print_funnel
 from lowvram_ft.data.verify_recipe import verifier
 from lowvram_ft.execution import Judgement, judge, run_many
 from lowvram_ft.hardware import detect
-from lowvram_ft.pipeline import versions
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import DataSection
 from lowvram_ft.rendering import from_folder
+from lowvram_ft.run_dir import versions
 
 RESULTS = Path(__file__).parent / "results" / "kodcode_funnel.json"
 MAX_LENGTH = 2048

@@ -33,10 +33,11 @@ from lowvram_ft import models
 from lowvram_ft.data.prepare import cached_set
 from lowvram_ft.hardware import detect
 from lowvram_ft.memory.for_recipe import plan_recipe
-from lowvram_ft.pipeline import as_planned, load_plan, versions
 from lowvram_ft.recipe import Recipe, load
 from lowvram_ft.rendering import from_folder
-from lowvram_ft.training.order import EpochOrder
+from lowvram_ft.run_dir import versions
+from lowvram_ft.training.from_plan import as_planned, load_plan
+from lowvram_ft.training.processes.order import EpochOrder
 
 RESULTS = Path(__file__).parent / "results"
 CONTESTANTS = {

@@ -26,8 +26,8 @@ from lowvram_ft.data.unittest_style.convert import NotConvertible, to_pytest  # 
 from lowvram_ft.execution import run_many  # noqa: E402
 from lowvram_ft.execution.mutants import find_mutants  # noqa: E402
 from lowvram_ft.hardware import detect  # noqa: E402
-from lowvram_ft.pipeline import versions  # noqa: E402
 from lowvram_ft.progress import Progress  # noqa: E402
+from lowvram_ft.run_dir import versions  # noqa: E402
 from tests.unittest_comparison import compare_mutants, compare_run, runs_here  # noqa: E402
 from tests.unittest_refusals import FRAMES, REFUSED  # noqa: E402
 from tests.unittest_texts import PAIRS, Pair  # noqa: E402

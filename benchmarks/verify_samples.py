@@ -17,9 +17,9 @@ from pathlib import Path
 from lowvram_ft.data.sources import load_rows
 from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.data.verify import verify_rows
-from lowvram_ft.pipeline import versions
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import DataSection
+from lowvram_ft.run_dir import versions
 
 MIN_MUTATION_SCORE = 0.6
 RESULTS = Path(__file__).parent / "results" / "verify_samples.json"

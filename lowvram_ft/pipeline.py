@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +29,11 @@ from lowvram_ft.memory.for_recipe import StagePlan, as_first, plan_recipe
 from lowvram_ft.memory.several import facts_of, for_one_of, place_for, share_of, smallest
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe, Resolved, Stage
-from lowvram_ft.run_dir import RunDir
-from lowvram_ft.training.engines import LoadPlan, choose
-from lowvram_ft.training.engines.protocol import PEAK
-from lowvram_ft.training.ranks import Ranks, own_part
+from lowvram_ft.run_dir import RunDir, versions
+from lowvram_ft.training.engines import choose
+from lowvram_ft.training.from_plan import as_planned, load_plan
+from lowvram_ft.training.processes.ranks import Ranks, own_part
 from lowvram_ft.training.stage import clear_checkpoints, train_stage
-
-VERSIONED = (
-    "lowvram-ft", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "unsloth",
-    "llama-cpp-python", "gguf", "tokenizers", "cosmic-ray", "coverage", "pytest",
-)  # fmt: skip
-"""Packages whose versions a run records."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what a result depends on; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Job:
@@ -319,46 +300,6 @@ def require_fit(name: str, plan: StagePlan) -> None:
     """
     if not plan.fit.plan.fits:
         raise MachineError(f"{name}: {plan.model.id} does not fit this machine; {plan.fit.nearest}")
-
-
-def as_planned(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
-    """The recipe with what the plan changed. With another rank, LoRA's scale ``lora_alpha / r`` stays what it was."""
-    keys = ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
-    changed = {key: plan[key] for key in keys}
-    if plan["plan"]["device"] == "gpu":
-        changed["optim"] = plan["optimizer"]
-    r, alpha = recipe.lora.r, recipe.lora.lora_alpha
-    lora = {"r": plan["r"], "lora_alpha": max(1, alpha * plan["r"] // r)}
-    return recipe.model_copy(
-        update={"train": recipe.train.model_copy(update=changed), "lora": recipe.lora.model_copy(update=lora)}
-    )
-
-
-def load_plan(recipe: Recipe, plan: dict[str, Any]) -> LoadPlan:
-    """How the engine loads the model."""
-    usable = plan["plan"]["usable_gpu_bytes"]
-    return LoadPlan(
-        quantization=recipe.quantization,
-        lora=recipe.lora,
-        max_length=plan["max_length"],
-        gradient_checkpointing=recipe.train.gradient_checkpointing,
-        offload_layers=plan["offload_layers"],
-        offload_embedding=plan["offload_embedding"],
-        head=plan["head"],
-        nf4_embedding=plan["nf4_embedding"],
-        slot_layers=plan["slot_layers"],
-        offload_activations=plan["offload_activations"],
-        loss_chunk=plan["loss_chunk"],
-        vram_bytes=usable or None,
-        seed=recipe.train.seed,
-        planned_bytes=planned_bytes(plan["plan"]),
-    )
-
-
-def planned_bytes(plan: dict[str, Any]) -> dict[str, int]:
-    """Bytes of each term on the device that trains, and of the peak on a card."""
-    found = {term["name"]: term["bytes"] for term in plan["terms"] if term["where"] == plan["device"]}
-    return found | ({PEAK: plan["peak_gpu_bytes"]} if plan["device"] == "gpu" else {})
 
 
 def default_out(resolved: Resolved) -> Path:

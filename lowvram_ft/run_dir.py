@@ -18,15 +18,22 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lowvram_ft.errors import RunDirectoryError, cannot_write
 
 RUN_SCHEMA_VERSION = 1
+VERSIONED = (
+    "lowvram-ft", "torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "unsloth",
+    "llama-cpp-python", "gguf", "tokenizers", "cosmic-ray", "coverage", "pytest",
+)  # fmt: skip
+"""Packages whose versions a run records."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -237,3 +244,14 @@ class RunDir:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what a result depends on; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

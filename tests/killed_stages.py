@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.training.checkpoints import STAGING
+from lowvram_ft.training.recovery.checkpoints import STAGING
 from tests.stage_runs import digest, recipe_for, run_stage
 from tests.tiny_runs import events
 
@@ -59,9 +59,6 @@ def import_all() -> None:
     import peft  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
     import trl.trainer.sft_trainer  # noqa: F401
-
-    import lowvram_ft.training.attempt
-    import lowvram_ft.training.cpu_trainer  # noqa: F401
 
 
 def kill_once(model: Path, out: Path, steps: int, step: int, after_s: float) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lowvram_ft.cli import main
-from lowvram_ft.training import cpu_trainer, order
+from lowvram_ft.training import cpu_trainer
 from lowvram_ft.training.engines import reference
+from lowvram_ft.training.processes import order
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -62,7 +63,7 @@ def _fails() -> None:
         if RANK == 1 and state.global_step == 2:
             raise MachineError("card 1: is on fire; put it out")
 
-    from lowvram_ft.training.callbacks import Report
+    from lowvram_ft.training.reporting.callbacks import Report
 
     Report.on_step_end = on_step_end
 
@@ -74,7 +75,7 @@ def _dies() -> None:
         if RANK == 1 and state.global_step == 2:
             os.kill(os.getpid(), 9)
 
-    from lowvram_ft.training.callbacks import Report
+    from lowvram_ft.training.reporting.callbacks import Report
 
     Report.on_step_end = on_step_end
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,27 @@ from lowvram_ft.recipe import (
 )
 from lowvram_ft.run_dir import append_jsonl
 from lowvram_ft.training.engines import Engine
-from lowvram_ft.training.ranks import Ranks
+from lowvram_ft.training.processes.ranks import Ranks
 from lowvram_ft.training.stage import Trained, train_stage
 from tests.gguf_models import make_tiny_model
 from tests.tiny_runs import load_plan, train_section
 
 STAGE = "tiny"
+UNDISTURBED_STEPS = 10
+"""Of the stage that others are held against."""
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Tiny products gain nothing from threads, and lose much where the machine has other work."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_tiniest_model(path: Path) -> Path:

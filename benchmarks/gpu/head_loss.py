@@ -22,8 +22,8 @@ def compare(vocab: int, width: int, positions: int, repetitions: int) -> dict[st
     """Each way over the same random inputs, forward and backward."""
     import torch
 
-    from lowvram_ft.training.head_loss import head_nll
-    from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table
+    from lowvram_ft.training.vocabulary.head_loss import head_nll
+    from lowvram_ft.training.vocabulary.tables import DeviceTable, HostTable, Nf4Table
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)

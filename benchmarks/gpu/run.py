@@ -24,8 +24,9 @@ from benchmarks.gpu.weights import write_checkpoint
 from lowvram_ft import models
 from lowvram_ft.hardware import detect
 from lowvram_ft.memory.for_recipe import StagePlan, plan_recipe
-from lowvram_ft.pipeline import as_planned, load_plan, versions
 from lowvram_ft.recipe import load
+from lowvram_ft.run_dir import versions
+from lowvram_ft.training.from_plan import as_planned, load_plan
 
 GIB = 1 << 30
 RESERVE = GIB // 2

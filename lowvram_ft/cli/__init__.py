@@ -77,7 +77,7 @@ def _speaks() -> bool:
     """Whether this process tells the user why it ends: of several that train together, the first one that does."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return True
-    from lowvram_ft.training.ranks import told_elsewhere
+    from lowvram_ft.training.processes.ranks import told_elsewhere
 
     return not told_elsewhere()
 

@@ -33,7 +33,7 @@ enforce_option = click.option("--enforce-gates", is_flag=True, help="Exit with 1
 def _job(name: str, overrides: tuple[str, ...], out: Path | None, quiet: bool) -> Job:
     from lowvram_ft.pipeline import Job, default_out
     from lowvram_ft.recipe import load
-    from lowvram_ft.training.ranks import here
+    from lowvram_ft.training.processes.ranks import here
 
     resolved = load(name, overrides)
     return Job(resolved, out or default_out(resolved), progress(quiet), shlex.join(sys.argv), here())

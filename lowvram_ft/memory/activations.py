@@ -116,7 +116,7 @@ def sliced_loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
     With S rows a slice, for each position: a slice's logits in the compute dtype and in float32, S (c + 4); the sums in
     float32, what is added to them, and the labels' own rows, H (4 + 2c); and the hidden states themselves, H c.
 
-    Source: ``lowvram_ft.training.head_loss`` (measured with torch's profiler).
+    Source: ``lowvram_ft.training.vocabulary.head_loss`` (measured with torch's profiler).
     """
     c = setup.compute_dtype_bytes
     return setup.tokens * (slice_rows(shape) * (c + 4) + shape.hidden_size * (3 * c + 4))

@@ -134,7 +134,7 @@ def _loss_term(shape: ModelShape, setup: TrainingSetup, device: Place) -> Term:
             device,
             activations.sliced_loss_bytes(shape, setup),
             f"{tokens} tokens x ({slice_rows(shape)} logits x {c + 4} + {shape.hidden_size} x {3 * c + 4})",
-            "lowvram_ft.training.head_loss; measured",
+            "lowvram_ft.training.vocabulary.head_loss; measured",
         )
     chunk = min(setup.loss_chunk or tokens, tokens)
     return Term(

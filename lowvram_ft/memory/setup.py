@@ -36,7 +36,7 @@ set (Hopper takes 32 MiB a thread).
 """
 
 HEAD_SLICE_ROWS = 4096
-"""Rows at a time of a head that is not on the card in 16 bits (``lowvram_ft.training.vocabulary_tables``)."""
+"""Rows at a time of a head that is not on the card in 16 bits (``lowvram_ft.training.vocabulary.tables``)."""
 
 SYSTEM_SHARE: dict[Platform, float] = {"linux": 0.125, "wsl": 0.125, "windows": 0.25, "macos": 0.25}
 """The share of the host's memory that is left to the rest of the machine. Assumption."""

@@ -92,7 +92,7 @@ def _table_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list
         n_bytes = buffers * rows * shape.hidden_size * setup.compute_dtype_bytes
         how = "one at work, one arriving" if head == "host" else "written out for a product"
         text = f"{buffers} x {rows} rows x {shape.hidden_size} x {setup.compute_dtype_bytes} ({how})"
-        terms.append(Term("head slices", device, n_bytes, text, "lowvram_ft.training.vocabulary_tables"))
+        terms.append(Term("head slices", device, n_bytes, text, "lowvram_ft.training.vocabulary.tables"))
     return terms + _tables_while_loading(shape, setup, device, embedding, head)
 
 

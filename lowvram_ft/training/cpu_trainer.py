@@ -16,10 +16,10 @@ import torch
 from trl import SFTTrainer
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
-from lowvram_ft.training.ddp import through_wrapper
-from lowvram_ft.training.head_loss import head_nll
-from lowvram_ft.training.placement import TableHead
-from lowvram_ft.training.vocabulary_tables import DeviceTable
+from lowvram_ft.training.processes.ddp import through_wrapper
+from lowvram_ft.training.vocabulary.head_loss import head_nll
+from lowvram_ft.training.vocabulary.placement import TableHead
+from lowvram_ft.training.vocabulary.tables import DeviceTable
 
 
 def completion_loss(

@@ -41,8 +41,8 @@ def build_sft_trainer(
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
-    from lowvram_ft.training.ddp import leave_frozen_alone
-    from lowvram_ft.training.order import put_in_order
+    from lowvram_ft.training.processes.ddp import leave_frozen_alone
+    from lowvram_ft.training.processes.order import put_in_order
 
     keep_quiet()
     leave_frozen_alone(loaded.model)

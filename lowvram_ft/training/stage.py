@@ -22,9 +22,9 @@ from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.rendering import from_folder
-from lowvram_ft.training.checkpoints import flush
 from lowvram_ft.training.engines import Engine, LoadPlan
-from lowvram_ft.training.ranks import Ranks
+from lowvram_ft.training.processes.ranks import Ranks
+from lowvram_ft.training.recovery.checkpoints import flush
 from lowvram_ft.training.sft import keep_quiet
 
 
@@ -82,11 +82,11 @@ def train_stage(
     keep_quiet()  # first: bitsandbytes, which transformers imports, says more while it is imported
     import torch
 
-    from lowvram_ft.training.attempt import Attempt
-    from lowvram_ft.training.descent import Descent
-    from lowvram_ft.training.out_of_memory import HostWatch, host_memory, is_lost_device, let_go, shortage_of
-    from lowvram_ft.training.saving import Saver
-    from lowvram_ft.training.stopping import StopRequest
+    from lowvram_ft.training.recovery.attempt import Attempt
+    from lowvram_ft.training.recovery.descent import Descent
+    from lowvram_ft.training.recovery.out_of_memory import HostWatch, host_memory, is_lost_device, let_go, shortage_of
+    from lowvram_ft.training.recovery.saving import Saver
+    from lowvram_ft.training.recovery.stopping import StopRequest
 
     if adapter is not None:  # PEFT passes over tensors that have no place in the base
         Adapter.load(adapter).check_fits(Checkpoint.open(model))
@@ -162,8 +162,8 @@ def _callbacks(
 ) -> list[Any]:
     from transformers import EarlyStoppingCallback
 
-    from lowvram_ft.training.callbacks import Report
-    from lowvram_ft.training.plan_watch import PlanWatch
+    from lowvram_ft.training.reporting.callbacks import Report
+    from lowvram_ft.training.reporting.plan_watch import PlanWatch
 
     callbacks: list[Any] = [Report(name, progress, event), PlanWatch(name, plan.planned_bytes, progress, event)]
     if recipe.train.early_stopping_patience is not None and prepared.eval:
@@ -175,7 +175,7 @@ def _finish(
     attempt: Any, engine: Engine, prepared: Prepared, out: Path, notches: list[dict[str, Any]], ranks: Ranks
 ) -> Trained:
     """Save the adapter, and say how it went."""
-    from lowvram_ft.training.callbacks import memory_bytes
+    from lowvram_ft.training.reporting.callbacks import memory_bytes
 
     loaded, trainer = attempt.loaded, attempt.trainer
     peaks = ranks.gather(memory_bytes())

@@ -18,7 +18,7 @@ import lowvram_ft.bench
 import lowvram_ft.embedded_model
 import lowvram_ft.evaluation.evaluate
 import lowvram_ft.run_dir
-from lowvram_ft.training.checkpoints import STAGING, newest_checkpoint, step_of
+from lowvram_ft.training.recovery.checkpoints import STAGING, newest_checkpoint, step_of
 from tests.cli.conftest import Cli
 from tests.cli.running import MODULE, Outcome, environment, failed, files
 from tests.tiny_runs import write_recipe

@@ -13,8 +13,8 @@ from lowvram_ft.memory import Budget, ModelShape, TrainingSetup, plan_memory
 from lowvram_ft.progress import Progress
 from lowvram_ft.training.engines.protocol import PEAK
 from lowvram_ft.training.engines.reference import ReferenceEngine
-from lowvram_ft.training.measured import Overrun, overruns
-from lowvram_ft.training.plan_watch import PlanWatch
+from lowvram_ft.training.reporting.measured import Overrun, overruns
+from lowvram_ft.training.reporting.plan_watch import PlanWatch
 from tests.gguf_models import make_tiny_model
 from tests.tiny_runs import examples, for_trainer, load_plan, train_section
 
@@ -61,7 +61,7 @@ def test_every_term_that_stays_is_what_the_plan_says(
 
 
 def test_a_term_over_its_plan_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowvram_ft.training.measured.SMALL_BYTES", 0)
+    monkeypatch.setattr("lowvram_ft.training.reporting.measured.SMALL_BYTES", 0)
     model = make_tiny_model(tmp_path / "model", "qwen2", False)
     said = io.StringIO()
     dtype = "bfloat16" if ENGINE.load(model, load_plan(), None).dtype == "bfloat16" else "float32"

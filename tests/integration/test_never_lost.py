@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,39 +18,20 @@ import pytest
 
 from lowvram_ft.errors import MachineError, Terminated, TrainingError
 from lowvram_ft.training import stage
-from lowvram_ft.training.checkpoints import STAGING, checkpoints_in, newest_checkpoint, read_position
+from lowvram_ft.training.recovery.checkpoints import STAGING, checkpoints_in, newest_checkpoint, read_position
 from lowvram_ft.training.stage import Trained
 from tests.faulty_memory import Fault, FaultyEngine
-from tests.stage_runs import digest, make_tiniest_model, recipe_for, run_stage
+from tests.stage_runs import UNDISTURBED_STEPS as STEPS
+from tests.stage_runs import digest, recipe_for, run_stage
 from tests.tiny_runs import ONE_THREAD, events
 
-STEPS = 10
+pytestmark = pytest.mark.usefixtures("one_thread")
 SLOW = partial(pytest.param, marks=pytest.mark.slow)
 OnEvent = Callable[[str, dict[str, Any]], None]
 
 
 class PowerCut(BaseException):
     """Nothing handles it: on the disk is what a kill at this moment would leave."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiniest_model(tmp_path_factory.mktemp("model") / "tiniest")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return run_stage(recipe_for(model, max_steps=STEPS), tmp_path_factory.mktemp("undisturbed"))
 
 
 def _at(step: int, action: Callable[[], None], kind: str = "trained") -> OnEvent:
@@ -89,9 +70,9 @@ def _must_equal(trained: Trained, other: Trained) -> None:
 
 
 def test_the_comparison_would_see_a_lost_random_state(
-    model: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     with pytest.raises(PowerCut):
         run_stage(recipe, tmp_path, on_event=_at(6, _cut))
     monkeypatch.setattr("transformers.Trainer._load_rng_state", lambda self, checkpoint: None)
@@ -100,9 +81,9 @@ def test_the_comparison_would_see_a_lost_random_state(
 
 @pytest.mark.parametrize("minutes", [0.0, 1e-9])
 def test_checkpoints_by_time_beside_those_by_step(
-    model: Path, undisturbed: Trained, tmp_path: Path, minutes: float
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, minutes: float
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS, save_minutes=minutes)
+    recipe = recipe_for(tiniest, max_steps=STEPS, save_minutes=minutes)
     with pytest.raises(PowerCut):
         run_stage(recipe, tmp_path, on_event=_at(8, _cut))
     newest = 4 if minutes == 0 else 7  # the cut came before step 8 was saved
@@ -113,8 +94,8 @@ def test_checkpoints_by_time_beside_those_by_step(
     _must_equal(trained, undisturbed)
 
 
-def test_an_evaluation_that_was_cut_off_is_made_up_for(model: Path, undisturbed: Trained, tmp_path: Path) -> None:
-    recipe = recipe_for(model, max_steps=STEPS, save_minutes=1e-9)
+def test_an_evaluation_that_was_cut_off_is_made_up_for(tiniest: Path, undisturbed: Trained, tmp_path: Path) -> None:
+    recipe = recipe_for(tiniest, max_steps=STEPS, save_minutes=1e-9)
     with pytest.raises(PowerCut):
         run_stage(recipe, tmp_path, engine=FaultyEngine([Fault("evaluation", call=1, action=_cut)]))
     newest = newest_checkpoint(tmp_path / "checkpoints")
@@ -130,9 +111,9 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(model: Path, undisturbed:
     [("backward", 6, 6), SLOW("forward", 6, 6), SLOW("evaluation", 1, 8), ("optimizer", 6, 4)],
 )
 def test_ctrl_c_saves_the_last_finished_step(
-    model: Path, undisturbed: Trained, tmp_path: Path, phase: str, call: int, saved: int
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, phase: str, call: int, saved: int
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     with pytest.raises(KeyboardInterrupt):
         run_stage(recipe, tmp_path, engine=FaultyEngine([Fault(phase, call, 20, _interrupt)]))
     newest = newest_checkpoint(tmp_path / "checkpoints")
@@ -145,9 +126,9 @@ def test_ctrl_c_saves_the_last_finished_step(
     [("backward", 6, 7), SLOW("optimizer", 6, 7), ("evaluation", 1, 8), SLOW("forward", 3, 4)],
 )
 def test_sigterm_finishes_the_step_and_saves_it(
-    model: Path, undisturbed: Trained, tmp_path: Path, phase: str, call: int, saved: int
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, phase: str, call: int, saved: int
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated):
         run_stage(recipe, tmp_path, engine=FaultyEngine([Fault(phase, call, 20, _terminate)]))
@@ -160,16 +141,16 @@ def test_sigterm_finishes_the_step_and_saves_it(
     _must_equal(trained, undisturbed)
 
 
-def test_sigterm_while_loading_ends_at_once(model: Path, tmp_path: Path) -> None:
+def test_sigterm_while_loading_ends_at_once(tiniest: Path, tmp_path: Path) -> None:
     with pytest.raises(Terminated):
-        run_stage(recipe_for(model), tmp_path, engine=FaultyEngine([Fault("load", action=_terminate)]))
+        run_stage(recipe_for(tiniest), tmp_path, engine=FaultyEngine([Fault("load", action=_terminate)]))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_training_that_was_killed_after_its_last_step_has_none_left(
-    model: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_save", lambda *given: _cut())
         with pytest.raises(PowerCut):
@@ -183,60 +164,62 @@ def test_a_training_that_was_killed_after_its_last_step_has_none_left(
 OVERFITS: dict[str, Any] = {"max_steps": 24, "eval_steps": 2.0, "learning_rate": 0.1, "early_stopping_patience": 3}
 
 
-def _early(model: Path, out: Path, on_event: OnEvent | None = None) -> Trained:
-    return run_stage(recipe_for(model, **OVERFITS), out, on_event=on_event)
+def _early(tiniest: Path, out: Path, on_event: OnEvent | None = None) -> Trained:
+    return run_stage(recipe_for(tiniest, **OVERFITS), out, on_event=on_event)
 
 
 @pytest.fixture(scope="module")
-def stopped_early(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, dict[int, float]]:
+def stopped_early(tiniest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, dict[int, float]]:
     out = tmp_path_factory.mktemp("early")
-    trained = _early(model, out)
+    trained = _early(tiniest, out)
     losses = {event["step"]: event["eval_loss"] for event in _of(out, "validated")}
     best = min(losses, key=lambda step: losses[step])
     assert trained.result["steps"] == best + 6 < 24, f"nothing to see: {losses}"
     return trained, losses
 
 
-def test_early_stopping_counts_on(model: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path) -> None:
-    last = stopped_early[0].result["steps"]
-    with pytest.raises(PowerCut):
-        _early(model, tmp_path, _at(last - 1, _cut))
-    _must_equal(_early(model, tmp_path), stopped_early[0])
-
-
-def test_a_count_that_starts_anew_would_be_seen(
-    model: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_early_stopping_counts_on(
+    tiniest: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path
 ) -> None:
     last = stopped_early[0].result["steps"]
     with pytest.raises(PowerCut):
-        _early(model, tmp_path, _at(last - 1, _cut))
+        _early(tiniest, tmp_path, _at(last - 1, _cut))
+    _must_equal(_early(tiniest, tmp_path), stopped_early[0])
+
+
+def test_a_count_that_starts_anew_would_be_seen(
+    tiniest: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = stopped_early[0].result["steps"]
+    with pytest.raises(PowerCut):
+        _early(tiniest, tmp_path, _at(last - 1, _cut))
     monkeypatch.setattr("transformers.Trainer._load_callback_state", lambda self: None)
-    assert _early(model, tmp_path).result["steps"] > last
+    assert _early(tiniest, tmp_path).result["steps"] > last
 
 
 def test_a_training_that_had_stopped_early_is_not_trained_on(
-    model: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiniest: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_save", lambda *given: _cut())
         with pytest.raises(PowerCut):
-            _early(model, tmp_path)
-    trained = _early(model, tmp_path)
+            _early(tiniest, tmp_path)
+    trained = _early(tiniest, tmp_path)
     assert _steps(tmp_path) == list(range(1, stopped_early[0].result["steps"] + 1))
     _must_equal(trained, stopped_early[0])
 
 
 def test_the_best_weights_are_kept_although_their_checkpoint_is_gone(
-    model: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path
+    tiniest: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path
 ) -> None:
     trained, losses = stopped_early
     last = trained.result["steps"]
     with pytest.raises(PowerCut):
-        _early(model, tmp_path, _at(last - 1, _cut))
+        _early(tiniest, tmp_path, _at(last - 1, _cut))
     best = min(losses, key=lambda step: losses[step])
     assert best not in [int(path.name.partition("-")[2]) for path in checkpoints_in(tmp_path / "checkpoints")]
     moved = shutil.move(tmp_path / "checkpoints", tmp_path / "elsewhere" / "checkpoints")  # a run that was moved
-    _must_equal(_early(model, Path(moved).parent), trained)
+    _must_equal(_early(tiniest, Path(moved).parent), trained)
 
 
 def _truncate(checkpoint: Path) -> None:
@@ -256,13 +239,13 @@ def _flip_a_bit(checkpoint: Path) -> None:
     [(_truncate, False), (_flip_a_bit, True), SLOW(_truncate, True), SLOW(_flip_a_bit, False)],
 )
 def test_a_damaged_checkpoint_is_said_and_passed_over(
-    model: Path,
+    tiniest: Path,
     undisturbed: Trained,
     tmp_path: Path,
     damage: Callable[[Path], None],
     all_of_them: bool,
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     with pytest.raises(PowerCut):
         run_stage(recipe, tmp_path, on_event=_at(9, _cut))
     newest, older = checkpoints_in(tmp_path / "checkpoints")
@@ -280,19 +263,19 @@ def _full(path: str, part: bytes) -> None:
     raise OSError(errno.ENOSPC, "No space left on device", path)
 
 
-def test_events_that_have_no_room_do_not_end_a_training(model: Path, undisturbed: Trained, tmp_path: Path) -> None:
+def test_events_that_have_no_room_do_not_end_a_training(tiniest: Path, undisturbed: Trained, tmp_path: Path) -> None:
     def full(kind: str, fields: dict[str, Any]) -> None:
         if fields.get("step") in (5, 6):
             raise MachineError("events.jsonl: cannot be written") from OSError(errno.ENOSPC, "No space left on device")
 
-    _must_equal(run_stage(recipe_for(model, max_steps=STEPS), tmp_path, on_event=full), undisturbed)
+    _must_equal(run_stage(recipe_for(tiniest, max_steps=STEPS), tmp_path, on_event=full), undisturbed)
 
 
-def test_an_error_of_another_kind_saves_the_last_step(model: Path, undisturbed: Trained, tmp_path: Path) -> None:
+def test_an_error_of_another_kind_saves_the_last_step(tiniest: Path, undisturbed: Trained, tmp_path: Path) -> None:
     def fail() -> None:
         raise ValueError("a defect")
 
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     with pytest.raises(ValueError, match="a defect"):
         run_stage(recipe, tmp_path, on_event=_at(6, fail))
     newest = newest_checkpoint(tmp_path / "checkpoints")
@@ -300,18 +283,18 @@ def test_an_error_of_another_kind_saves_the_last_step(model: Path, undisturbed: 
     _must_equal(run_stage(recipe, tmp_path), undisturbed)
 
 
-def test_weights_that_diverged_are_not_saved(model: Path, tmp_path: Path) -> None:
+def test_weights_that_diverged_are_not_saved(tiniest: Path, tmp_path: Path) -> None:
     def diverge() -> None:
         raise TrainingError("the loss is nan")
 
     with pytest.raises(TrainingError):
-        run_stage(recipe_for(model, max_steps=STEPS), tmp_path, on_event=_at(6, diverge))
+        run_stage(recipe_for(tiniest, max_steps=STEPS), tmp_path, on_event=_at(6, diverge))
     assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["checkpoint-4"]
 
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_full_disk_loses_nothing(
-    model: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
     import torch
 
@@ -323,7 +306,7 @@ def test_a_full_disk_loses_nothing(
         save(value, path, *given, **named)
 
     monkeypatch.setattr(torch, "save", full)
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     if dies:
         with pytest.raises(PowerCut):
             run_stage(recipe, tmp_path, on_event=_at(9, _cut))
@@ -336,9 +319,9 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_the_best_weights_outlive_a_disk_that_was_full_when_they_came(
-    model: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiniest: Path, stopped_early: tuple[Trained, dict[int, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lowvram_ft.training import checkpoints
+    from lowvram_ft.training.recovery import checkpoints
 
     trained, losses = stopped_early
     best = min(losses, key=lambda step: losses[step])
@@ -351,17 +334,17 @@ def test_the_best_weights_outlive_a_disk_that_was_full_when_they_came(
 
     monkeypatch.setattr(checkpoints, "seal", full)
     with pytest.raises(PowerCut):
-        _early(model, tmp_path, _at(best + 3, _cut))
+        _early(tiniest, tmp_path, _at(best + 3, _cut))
     assert len(_of(tmp_path, "checkpoint_failed")) == 1
     newest = newest_checkpoint(tmp_path / "checkpoints")
     assert newest is not None and newest.name == f"checkpoint-{best + 2}"
-    _must_equal(_early(model, tmp_path), trained)
+    _must_equal(_early(tiniest, tmp_path), trained)
 
 
 def test_a_disk_that_stays_full_ends_with_what_to_do(
-    model: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_for(model, max_steps=STEPS)
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     with monkeypatch.context() as patch:
         patch.setattr("lowvram_ft.training.stage.flush", lambda folder: _full(str(folder / "rest"), b""))
         with pytest.raises(MachineError, match=r"no space left on the disk.*free some"):
@@ -371,11 +354,13 @@ def test_a_disk_that_stays_full_ends_with_what_to_do(
 
 
 def test_memory_of_the_host_that_runs_low(
-    model: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiniest: Path, undisturbed: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     available = iter([8 << 30] * 5 + [100 << 20] * 3 + [8 << 30] * 100)
-    monkeypatch.setattr("lowvram_ft.training.out_of_memory.linux_memory", lambda root: (16 << 30, next(available)))
-    recipe = recipe_for(model, max_steps=STEPS)
+    monkeypatch.setattr(
+        "lowvram_ft.training.recovery.out_of_memory.linux_memory", lambda root: (16 << 30, next(available))
+    )
+    recipe = recipe_for(tiniest, max_steps=STEPS)
     recipe = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"allow": ("checkpointing",)})})
     trained = run_stage(recipe, tmp_path)
     (notch,) = trained.result["notches"]
@@ -384,9 +369,9 @@ def test_memory_of_the_host_that_runs_low(
     assert _steps(tmp_path) == list(range(1, STEPS + 1)), "it is low once more, and nothing is left to do but to go on"
 
 
-def _kill_at_random(model: Path, out: Path, steps: int, kills: int) -> dict[str, Any]:
+def _kill_at_random(tiniest: Path, out: Path, steps: int, kills: int) -> dict[str, Any]:
     outcome = subprocess.run(
-        [sys.executable, "-m", "tests.killed_stages", *map(str, (out, model, steps, kills, 0))],
+        [sys.executable, "-m", "tests.killed_stages", *map(str, (out, tiniest, steps, kills, 0))],
         capture_output=True,
         text=True,
         check=False,
@@ -402,12 +387,12 @@ def _kill_at_random(model: Path, out: Path, steps: int, kills: int) -> dict[str,
     return found
 
 
-def test_sigkill_at_three_random_moments(model: Path, tmp_path: Path) -> None:
-    _kill_at_random(model, tmp_path, 12, 3)
+def test_sigkill_at_three_random_moments(tiniest: Path, tmp_path: Path) -> None:
+    _kill_at_random(tiniest, tmp_path, 12, 3)
 
 
 @pytest.mark.slow
-def test_sigkill_at_twenty_random_moments(model: Path, tmp_path: Path) -> None:
-    found = _kill_at_random(model, tmp_path, 60, 20)
+def test_sigkill_at_twenty_random_moments(tiniest: Path, tmp_path: Path) -> None:
+    found = _kill_at_random(tiniest, tmp_path, 60, 20)
     assert len({trial["at_step"] for trial in found["trials"]}) > 10
     assert sum(bool(trial["resumed"]) for trial in found["trials"]) > 10

@@ -11,8 +11,8 @@ import torch
 
 from lowvram_ft.training.engines import LoadPlan
 from lowvram_ft.training.engines.reference import ReferenceEngine
-from lowvram_ft.training.placement import TableEmbedding, TableHead, device_map
-from lowvram_ft.training.vocabulary_tables import HostTable, Nf4Table
+from lowvram_ft.training.vocabulary.placement import TableEmbedding, TableHead, device_map
+from lowvram_ft.training.vocabulary.tables import HostTable, Nf4Table
 from tests.tiny_runs import examples, for_trainer, load_plan, train_section
 
 ENGINE = ReferenceEngine()
@@ -22,7 +22,7 @@ ENGINE = ReferenceEngine()
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that two ways to the same number can be held against each other."""
     monkeypatch.setattr("lowvram_ft.training.engines.reference.compute_dtype", lambda device: "float32")
-    monkeypatch.setattr("lowvram_ft.training.vocabulary_tables.SLICE_ROWS", 100)
+    monkeypatch.setattr("lowvram_ft.training.vocabulary.tables.SLICE_ROWS", 100)
 
 
 @pytest.fixture(params=["llama", "qwen2"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lowvram_ft.training.checkpoints import newest_checkpoint
+from lowvram_ft.training.recovery.checkpoints import newest_checkpoint
 from tests.tiny_runs import adapter_bytes, events, has_begun, run_json, start, steps, wait_for, without_timings
 
 STAGES = ("first", "second", "third")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,9 @@ from lowvram_ft.training.sft import assert_completion_mask
 from tests.gguf_models import make_adapter, make_tiny_model
 from tests.tiny_runs import examples, for_trainer, load_plan, run_cli, train_section, write_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINE = ReferenceEngine()
 Batch = dict[str, Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products gain nothing from threads, and lose much where the machine has other work."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

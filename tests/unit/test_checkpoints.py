@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lowvram_ft.training.checkpoints import (
+from lowvram_ft.training.recovery.checkpoints import (
     STAGING,
     Position,
     checkpoints_in,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -83,3 +87,60 @@ def test_slabs_cover_every_row_once(shape: tuple[int, ...], multiple: int) -> No
     rows = [row for cut in cuts for row in range(cut.start, cut.stop)]
     assert rows == list(range(shape[0] if shape else 1))
     assert all((cut.stop - cut.start) % multiple == 0 for cut in cuts[:-1])
+
+
+def _wide(tmp_path: Path) -> tuple[Checkpoint, np.ndarray]:
+    values = np.random.default_rng(0).standard_normal((512, 64)).astype(ml_dtypes.bfloat16)
+    return Checkpoint.open(_folder(tmp_path, w=values)), values.astype(np.float32)
+
+
+def test_many_threads_read_the_same(tmp_path: Path) -> None:
+    checkpoint, expected = _wide(tmp_path)
+    cuts = [slice(start, start + 7) for start in range(0, 512, 7)] * 4
+    with ThreadPoolExecutor(8) as pool:
+        for rows, values in zip(cuts, pool.map(lambda rows: checkpoint.read("w", rows), cuts), strict=True):
+            np.testing.assert_array_equal(values, expected[rows])
+
+
+def test_what_was_read_belongs_to_the_caller(tmp_path: Path) -> None:
+    checkpoint, expected = _wide(tmp_path)
+    checkpoint.read("w")[:] = 0
+    np.testing.assert_array_equal(checkpoint.read("w"), expected)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: os.truncate(path, path.stat().st_size - 100), r"w: the file became shorter while it was read"),
+        (lambda path: path.unlink(), r"w: the file disappeared"),
+        (lambda path: os.utime(path, (1, 1)), r"w: the file was written to"),
+    ],
+)
+def test_a_shard_that_changes_while_it_is_read(tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+    checkpoint, _ = _wide(tmp_path)
+    spoil(tmp_path / "model.safetensors")
+    with pytest.raises(BrokenFileError, match=rf"model\.safetensors: {message}"):
+        checkpoint.read("w")
+
+
+def test_a_read_error_names_the_shard_and_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, _ = _wide(tmp_path)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(BrokenFileError, match=r"model\.safetensors: w: cannot be read \(Input/output error\)"):
+        checkpoint.read("w")
+
+
+@pytest.mark.parametrize("most", [1, 7, 4096])
+def test_reads_that_are_cut_short_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    checkpoint, expected = _wide(tmp_path)
+    whole = os.preadv
+
+    def short(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        return whole(descriptor, [buffers[0][:most]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    np.testing.assert_array_equal(checkpoint.read("w", slice(3, 9)), expected[3:9])

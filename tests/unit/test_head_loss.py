@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowvram_ft.training import vocabulary_tables
-from lowvram_ft.training.head_loss import head_nll
-from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table
+from lowvram_ft.training.vocabulary import tables
+from lowvram_ft.training.vocabulary.head_loss import head_nll
+from lowvram_ft.training.vocabulary.tables import DeviceTable, HostTable, Nf4Table
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def _sliced(hidden: Any, table: Any, labels: Any) -> tuple[Any, Any]:
 def test_value_and_gradient_are_those_of_cross_entropy(n: int, vocab: int, rows: int, scale: float, seed: int) -> None:
     hidden, weight, labels = _inputs(n, vocab, 16, seed, scale)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary_tables, "SLICE_ROWS", rows)
+        patch.setattr(tables, "SLICE_ROWS", rows)
         loss, gradient = _sliced(hidden, DeviceTable(weight), labels)
     expected, wanted = _plain(hidden, weight, labels)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
@@ -95,7 +95,7 @@ def test_a_gradient_from_above_is_passed_on_and_evaluation_needs_none() -> None:
 
 
 def test_no_logits_of_the_whole_vocabulary_are_made() -> None:
-    hidden, weight, labels = _inputs(64, 6 * vocabulary_tables.SLICE_ROWS, 64, 2)
+    hidden, weight, labels = _inputs(64, 6 * tables.SLICE_ROWS, 64, 2)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -109,7 +109,7 @@ def test_no_logits_of_the_whole_vocabulary_are_made() -> None:
     table = DeviceTable(weight)
     with Watch():
         _sliced(hidden, table, labels)
-    assert largest == 64 * vocabulary_tables.SLICE_ROWS
+    assert largest == 64 * tables.SLICE_ROWS
 
 
 # --- NF4

@@ -8,8 +8,8 @@ import pytest
 from lowvram_ft.hardware import Gpu, Hardware
 from lowvram_ft.memory import DEFAULT_ALLOW, Budget, TrainingSetup
 from lowvram_ft.memory.for_recipe import PLANNED, as_first, plan_recipe, setup_for
-from lowvram_ft.pipeline import as_planned, load_plan
 from lowvram_ft.recipe import Recipe
+from lowvram_ft.training.from_plan import as_planned, load_plan
 
 GIB = 2**30
 QWEN = "Qwen/Qwen2.5-Coder-7B-Instruct"

@@ -11,9 +11,9 @@ from lowvram_ft.memory import HEAD_SLICE_ROWS, Budget, ModelShape, TrainingSetup
 from lowvram_ft.memory.activations import sliced_loss_bytes
 from lowvram_ft.memory.plan import WEIGHTS
 from lowvram_ft.memory.terms import layer_payload_bytes, layer_statistics_bytes
-from lowvram_ft.training import vocabulary_tables
-from lowvram_ft.training.head_loss import head_nll
-from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table
+from lowvram_ft.training.vocabulary import tables
+from lowvram_ft.training.vocabulary.head_loss import head_nll
+from lowvram_ft.training.vocabulary.tables import DeviceTable, HostTable, Nf4Table
 
 CPU = Budget(None, 2**35)
 CARD = Budget(2**36, 2**36)
@@ -180,7 +180,7 @@ def test_embedding_and_head_for_every_place(tied):
 
 
 def test_a_slice_of_the_plan_is_a_slice_of_the_table():
-    assert HEAD_SLICE_ROWS == vocabulary_tables.SLICE_ROWS
+    assert HEAD_SLICE_ROWS == tables.SLICE_ROWS
     rows = [len(rows) for _, rows in DeviceTable(torch.zeros(10_000, 64)).slices()]
     assert rows == [4096, 4096, 1808]
 

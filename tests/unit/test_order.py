@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
-from lowvram_ft.training.order import EpochOrder, WithBlanks
+from lowvram_ft.training.processes.order import EpochOrder, WithBlanks
 
 LENGTHS = random.Random(7).choices(range(20, 2000), k=641)
 EFFECTIVE = 24

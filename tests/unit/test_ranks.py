@@ -13,10 +13,10 @@ from lowvram_ft.errors import MachineError, RecipeError, TrainingError
 from lowvram_ft.hardware import Gpu, Hardware
 from lowvram_ft.memory.for_recipe import plan_recipe
 from lowvram_ft.memory.several import facts_of, for_one_of, place_for, share_of, smallest
-from lowvram_ft.pipeline import as_planned
 from lowvram_ft.recipe import load
-from lowvram_ft.training import ranks as ranks_module
-from lowvram_ft.training.ranks import FAILED, Ranks, from_environment, own_part
+from lowvram_ft.training.from_plan import as_planned
+from lowvram_ft.training.processes import ranks as ranks_module
+from lowvram_ft.training.processes.ranks import FAILED, Ranks, from_environment, own_part
 
 GIB = 2**30
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from lowvram_ft.progress import Progress
-from lowvram_ft.training.callbacks import Report
-from lowvram_ft.training.out_of_memory import HostWatch
-from lowvram_ft.training.saving import RETRY_S, Saver
-from lowvram_ft.training.stopping import StopRequest
+from lowvram_ft.training.recovery.out_of_memory import HostWatch
+from lowvram_ft.training.recovery.saving import RETRY_S, Saver
+from lowvram_ft.training.recovery.stopping import StopRequest
+from lowvram_ft.training.reporting.callbacks import Report
 
 
 class Clock:

@@ -38,7 +38,7 @@ class ReferenceEngine:
         from peft import get_peft_model
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-        from lowvram_ft.training.placement import device_map, moves_vocabulary, place_vocabulary
+        from lowvram_ft.training.vocabulary.placement import device_map, moves_vocabulary, place_vocabulary
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         parts_on_host = device == "cuda" and moves_vocabulary(plan)
@@ -84,7 +84,7 @@ class ReferenceEngine:
         """Build the trainer; see `lowvram_ft.training.engines.Engine`."""
         if method != "sft":
             raise ValueError(f"method: {method} is not known to this engine")
-        from lowvram_ft.training.placement import has_table_head
+        from lowvram_ft.training.vocabulary.placement import has_table_head
 
         trainer_class = None
         if loaded.device == "cpu" or has_table_head(loaded.model):

@@ -26,11 +26,11 @@ from lowvram_ft.errors import MachineError, ModelError, RecipeError
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.cpu_trainer import completion_loss
-from lowvram_ft.training.ddp import own_card
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
 from lowvram_ft.training.engines.reference import compute_dtype, does_not_fit, first_line, is_safetensors
-from lowvram_ft.training.placement import has_table_head, place_vocabulary
+from lowvram_ft.training.processes.ddp import own_card
 from lowvram_ft.training.sft import build_sft_trainer
+from lowvram_ft.training.vocabulary.placement import has_table_head, place_vocabulary
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowvram_ft.training.ddp import own_card
 from lowvram_ft.training.engines.protocol import LoadPlan
-from lowvram_ft.training.head_loss import head_nll
-from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table, Table
+from lowvram_ft.training.processes.ddp import own_card
+from lowvram_ft.training.vocabulary.head_loss import head_nll
+from lowvram_ft.training.vocabulary.tables import DeviceTable, HostTable, Nf4Table, Table
 
 
 class _OverTable(nn.Module):  # type: ignore[misc]

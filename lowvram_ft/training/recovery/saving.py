@@ -3,36 +3,34 @@
 `Saver` is a callback, and wraps two methods of the one trainer that it is attached to, whatever its class (TRL's, or
 the one that Unsloth has rewritten):
 
-- ``_save_checkpoint`` writes aside and renames (see `lowvram_ft.training.checkpoints`). A full disk is said, and
-  training goes on: the checkpoints that are there stay, and it is tried again a minute later.
+- ``_save_checkpoint`` writes aside and renames (see `lowvram_ft.training.recovery.checkpoints`). A full disk is said,
+  and training goes on: the checkpoints that are there stay, and it is tried again a minute later.
 - ``evaluate`` leaves the random state as it was, so that a training does not depend on when it is evaluated, and an
   evaluation that was cut off can be made up for.
 
-The order of the rows is a function of the step already (`lowvram_ft.training.order`).
+The order of the rows is a function of the step already (`lowvram_ft.training.processes.order`).
 """
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from lowvram_ft.errors import Terminated, cannot_write, is_disk_full
 from lowvram_ft.progress import Progress
-from lowvram_ft.training import checkpoints
-from lowvram_ft.training.callbacks import Event
-from lowvram_ft.training.checkpoints import Position
-from lowvram_ft.training.out_of_memory import HostMemoryLow, HostWatch
-from lowvram_ft.training.stopping import StopRequest
+from lowvram_ft.training.recovery import checkpoints
+from lowvram_ft.training.recovery.checkpoints import Position
+from lowvram_ft.training.recovery.out_of_memory import HostMemoryLow, HostWatch
+from lowvram_ft.training.recovery.random_state import RandomState
+from lowvram_ft.training.recovery.stopping import StopRequest
+from lowvram_ft.training.reporting.callbacks import Event
 
 Phase = Literal["load", "step", "optimizer", "evaluation", "saving", "between"]
 RETRY_S = 60.0
@@ -41,30 +39,6 @@ RETRY_S = 60.0
 
 class TrainingComplete(Exception):
     """The checkpoint that was resumed holds a training that has ended; there is no step left to do."""
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """The state of every generator that a step draws from: Python's, NumPy's, torch's on the host and on the card."""
-
-    python: Any
-    numpy: Any
-    cpu: torch.Tensor
-    cuda: torch.Tensor | None
-
-    @classmethod
-    def take(cls) -> RandomState:
-        """As it is now."""
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
-
-    def restore(self) -> None:
-        """Go back to it."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
 
 
 class Saver(TrainerCallback):  # type: ignore[misc]

@@ -9,9 +9,9 @@ import torch
 from transformers import TrainerCallback
 
 from lowvram_ft.progress import Progress
-from lowvram_ft.training import measured
-from lowvram_ft.training.callbacks import Event
 from lowvram_ft.training.engines.protocol import PEAK
+from lowvram_ft.training.reporting import measured
+from lowvram_ft.training.reporting.callbacks import Event
 
 
 class PlanWatch(TrainerCallback):  # type: ignore[misc]

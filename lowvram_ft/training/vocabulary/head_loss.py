@@ -1,6 +1,6 @@
 """The negative log-likelihood of labels from the last hidden states, with one pass over the head and no logits kept.
 
-The head's rows arrive in slices (`lowvram_ft.training.vocabulary_tables`). For each position, the largest logit so far
+The head's rows arrive in slices (`lowvram_ft.training.vocabulary.tables`). For each position, the largest logit so far
 ``m``, the sum ``l`` of ``exp(z - m)`` and the weighted sum ``a`` of the head's rows with the same weights are carried
 from slice to slice, rescaled where ``m`` grows, as attention does it over keys (Milakov and Gimelshein, "Online
 normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022). At the end, with z_y the label's logit,
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lowvram_ft.training.vocabulary_tables import Table
+from lowvram_ft.training.vocabulary.tables import Table
 
 
 def head_nll(hidden: torch.Tensor, labels: torch.Tensor, head: Table) -> torch.Tensor:

@@ -11,12 +11,12 @@ from lowvram_ft.data.prepared import Prepared
 from lowvram_ft.errors import Terminated
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
-from lowvram_ft.training.callbacks import Event
-from lowvram_ft.training.checkpoints import damaged_checkpoints, newest_checkpoint, set_aside
-from lowvram_ft.training.descent import Shortage
 from lowvram_ft.training.engines import Engine, Loaded, LoadPlan
-from lowvram_ft.training.out_of_memory import free_memory, is_in_backward, let_go, shortage_of
-from lowvram_ft.training.saving import Saver, TrainingComplete
+from lowvram_ft.training.recovery.checkpoints import damaged_checkpoints, newest_checkpoint, set_aside
+from lowvram_ft.training.recovery.descent import Shortage
+from lowvram_ft.training.recovery.out_of_memory import free_memory, is_in_backward, let_go, shortage_of
+from lowvram_ft.training.recovery.saving import Saver, TrainingComplete
+from lowvram_ft.training.reporting.callbacks import Event
 from lowvram_ft.training.sft import assert_completion_mask
 
 

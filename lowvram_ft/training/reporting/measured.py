@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lowvram_ft.training.placement import TableEmbedding, TableHead
-from lowvram_ft.training.vocabulary_tables import DeviceTable, HostTable, Nf4Table, Table
+from lowvram_ft.training.vocabulary.placement import TableEmbedding, TableHead
+from lowvram_ft.training.vocabulary.tables import DeviceTable, HostTable, Nf4Table, Table
 
 TOLERANCE = 0.05
 """The share by which a term may be over its plan without a word."""
