@@ -1,4 +1,4 @@
-"""Reading a LoRA adapter as PEFT saves it, and the change that it makes to each weight.
+"""LoRA adapters as PEFT saves them, one or a chain of them, and what they make of each base weight.
 
 LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3): ``W' = W + scale * B @ A`` with
 ``scale = alpha / r``, or ``alpha / sqrt(r)`` for rsLoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
@@ -6,221 +6,195 @@ LoRA (Hu et al. 2021, https://arxiv.org/abs/2106.09685, equation 3): ``W' = W + 
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
 
 import numpy as np
 
-from .errors import BrokenFileError, UnsupportedError
-from .files import read_json
-from .weights import DTYPES, Checkpoint, Float32, TensorInfo, read_header, read_rows, slabs
+from .adapter_changes import Change, LowRank, Replaced, TokenRows
+from .adapter_files import EMBEDDING, HEAD, AdapterFile
+from .errors import UnsupportedError
+from .weights import Checkpoint, Float32, TensorInfo, read_rows, slabs
 
-_PREFIX = "base_model.model."
-_KINDS: Final = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B")
-_PLAIN_INITS: Final = (True, False, None, "gaussian", "eva", "orthogonal")
-
-_REFUSED: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "use_dora": "DoRA",
-        "fan_in_fan_out": "fan_in_fan_out",
-        "modules_to_save": "modules_to_save",
-        "lora_bias": "lora_bias",
-        "layer_replication": "layer_replication",
-        "target_parameters": "target_parameters",
-        "trainable_token_indices": "trainable_token_indices",
-        "alora_invocation_tokens": "activated LoRA",
-        "use_qalora": "QALoRA",
-        "arrow_config": "Arrow",
-        "use_bdlora": "BD-LoRA",
-    }
-)
-"""Settings of ``adapter_config.json`` that change the arithmetic, and the name to refuse them by."""
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """The two factors for one base tensor: ``A`` is ``[r, in]`` and ``B`` ``[out, r]``, both float32."""
-
-    a: Float32
-    b: Float32
-    scale: float
+_HALF_ULP = 2.0**-8  # of bfloat16: the most that rounding to 16 bits changes a value by, as a share of it
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter, its factors in memory as float32.
+    """One LoRA adapter, or several that were trained one on top of the other.
 
     Attributes:
-        folder: where it was read from.
-        base_model_name: the base that it names, for messages only.
-        pairs: the factors by the name of the base tensor.
-        saved_base: base embeddings that PEFT stored beside an embedding LoRA, by base tensor.
+        files: the adapters, first trained first.
     """
 
-    folder: Path
-    base_model_name: str
-    pairs: Mapping[str, _Pair]
-    saved_base: Mapping[str, TensorInfo]
+    files: tuple[AdapterFile, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> Adapter:
-        """Read ``adapter_config.json`` and ``adapter_model.safetensors``.
+    def load(cls, folders: Path | Sequence[Path]) -> Adapter:
+        """Read the headers of one adapter folder, or of a chain of them, first trained first.
 
         Raises:
             BrokenFileError: a file is missing, truncated or damaged, or a factor lacks its partner.
-            UnsupportedError: the adapter is of another kind than plain LoRA or rsLoRA.
+            UnsupportedError: an adapter is of a kind that is not covered, or none was given.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise BrokenFileError(f"{folder}: no such folder; give the folder that PEFT saved the adapter to")
-        config_path = folder / "adapter_config.json"
-        config = read_json(config_path, "an adapter folder needs it")
-        _require_plain_lora(config_path, config)
-        path = folder / "adapter_model.safetensors"
-        if not path.is_file() and (folder / "adapter_model.bin").is_file():
-            raise UnsupportedError(
-                f"{folder}: only adapter_model.bin, which can run code when read; "
-                "save the adapter again as safetensors (model.save_pretrained)"
-            )
-        factors: dict[str, dict[str, TensorInfo]] = {}
-        saved_base: dict[str, TensorInfo] = {}
-        for name, info in read_header(path).items():
-            if info.dtype not in DTYPES:
-                raise UnsupportedError(f"{path}: {name}: stored as {info.dtype}; save it in bf16, f16 or f32")
-            _sort_tensor(path, name, info, factors, saved_base)
-        pairs = {f"{module}.weight": _pair(path, config, module, f) for module, f in factors.items()}
-        name = str(config.get("base_model_name_or_path") or "")
-        return cls(folder, name, MappingProxyType(pairs), MappingProxyType(saved_base))
+        several = [folders] if isinstance(folders, str | Path) else list(folders)
+        if not several:
+            raise UnsupportedError("adapter: an empty list; give a folder that PEFT saved, or none at all")
+        return cls(tuple(AdapterFile.read(Path(folder)) for folder in several))
 
-    def check_fits(self, checkpoint: Checkpoint) -> None:
-        """Check that every tensor of the adapter has its place in the base.
+    def changes(self, name: str) -> bool:
+        """Whether a base tensor is changed at all."""
+        return any(name in file.changes for file in self.files)
 
-        Raises:
-            UnsupportedError: the adapter was trained on another model, or on a head that is tied to the
-                embedding.
-        """
-        tied = "lm_head.weight" not in checkpoint.tensors or bool(checkpoint.config.get("tie_word_embeddings"))
-        hint = f"it names {self.base_model_name} as its base" if self.base_model_name else "it names no base"
-        for name, pair in self.pairs.items():
-            if tied and name in ("lm_head.weight", "model.embed_tokens.weight"):
-                raise UnsupportedError(
-                    f"{self.folder}: {name}: LoRA on an embedding that is tied to the output head is not "
-                    "covered, since training changed one of the two and a merge would change both; "
-                    "train without embed_tokens and lm_head"
-                )
-            shape = (pair.b.shape[0], pair.a.shape[1])
-            info = checkpoint.tensors.get(name)
-            if info is None or info.shape != shape:
-                got = "no such tensor" if info is None else f"shape {list(info.shape)}"
-                raise UnsupportedError(
-                    f"{self.folder}: adapter of another base model: {name}: {got} in {checkpoint.folder}, "
-                    f"the adapter changes {list(shape)} ({hint}); give the base that it was trained on"
-                )
-        for name, info in self.saved_base.items():
-            self._check_saved_base(checkpoint, name, info)
+    def apply(self, name: str, values: Float32, rows: slice | None = None) -> Float32:
+        """What the adapters make of rows of a base tensor. Several threads may call it at a time.
 
-    def delta(self, name: str, rows: slice | None = None) -> Float32 | None:
-        """The change to a base tensor.
+        The adapters of a chain are applied one after the other, all in float32.
 
         Args:
             name: the base tensor's name.
-            rows: a slice of its rows; all of them when ``None``.
+            values: its rows, float32 ``[rows, ...]``; may be overwritten.
+            rows: which rows these are; all of them when ``None``.
 
         Returns:
-            float32 ``[rows, in]``: ``scale * B[rows] @ A``; ``None`` where the adapter changes nothing.
+            float32 of the same shape, not rounded.
+
+        Raises:
+            BrokenFileError: reading fails.
         """
-        pair = self.pairs.get(name)
-        if pair is None:
-            return None
-        product: Float32 = (pair.b[rows or slice(None)] @ pair.a) * np.float32(pair.scale)
-        return product
+        return _apply(self.files, name, values, rows)
 
-    def _check_saved_base(self, checkpoint: Checkpoint, name: str, info: TensorInfo) -> None:
-        base = checkpoint.tensors.get(name)
-        if base is None and name == "lm_head.weight":
-            base = checkpoint.tensors.get("model.embed_tokens.weight")
-        same = base is not None and base.shape == info.shape
-        if same and base is not None:
-            same = all(np.array_equal(read_rows(base, rows), read_rows(info, rows)) for rows in slabs(info))
-        if not same:
-            raise UnsupportedError(
-                f"{self.folder}: {name}: the adapter carries its own copy of a base weight, and it differs "
-                "from the base; replaced embeddings are not covered: train without modules_to_save and "
-                "without resizing the vocabulary"
-            )
+    def check_fits(self, checkpoint: Checkpoint) -> None:
+        """Check that every tensor of the adapters has its place in the base.
+
+        Raises:
+            UnsupportedError: an adapter was trained on another model.
+        """
+        for position, file in enumerate(self.files):
+            for name, changes in file.changes.items():
+                for change in changes:
+                    _check_shape(file, name, change, checkpoint)
+            for name, info in file.saved_base.items():
+                _check_saved_base(self.files[:position], file, name, info, checkpoint)
+
+    def fitted(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The base as the adapters need it: with a head of its own where training gave it one.
+
+        A tied embedding and head share one tensor. LoRA on one of the two, or ``modules_to_save`` for one, changes
+        only that one: after training they differ, and a file with one tensor for both would be another model. The
+        base's tensor is then named twice, and each name gets the change that belongs to it.
+
+        Returns:
+            ``checkpoint``, or a copy of it that is not tied.
+
+        Raises:
+            UnsupportedError: PEFT would tie some of the changes and not others.
+            BrokenFileError: reading fails.
+        """
+        tied = bool(checkpoint.config.get("tie_word_embeddings")) or HEAD not in checkpoint.tensors
+        if not tied or EMBEDDING not in checkpoint.tensors or not self._unties():
+            return checkpoint
+        for file in self.files:
+            if _has_tokens(file, EMBEDDING) and not _has_tokens(file, HEAD):
+                raise UnsupportedError(
+                    f"{file.folder}: trainable_token_indices of a tied embedding beside another change of only the "
+                    "embedding or the head is not covered; merge with PEFT's merge_and_unload and export the merged "
+                    "folder without an adapter"
+                )
+        # First, as in the files of transformers, which are sorted by name.
+        tensors = {HEAD: checkpoint.tensors[EMBEDDING]}
+        tensors |= {name: info for name, info in checkpoint.tensors.items() if name != HEAD}
+        config = {**checkpoint.config, "tie_word_embeddings": False}
+        return replace(checkpoint, config=MappingProxyType(config), tensors=MappingProxyType(tensors))
+
+    def _unties(self) -> bool:
+        """Whether a tied embedding and head differ after training."""
+        return any(not _same_on_both(file.changes) for file in self.files)
 
 
-def _require_plain_lora(path: Path, config: dict[str, Any]) -> None:
-    kind = str(config.get("peft_type"))
-    if kind.upper() != "LORA":
-        raise UnsupportedError(f"{path}: peft_type {kind} is not covered; train a LoRA adapter")
-    for setting, name in _REFUSED.items():
-        if config.get(setting):
-            raise UnsupportedError(
-                f"{path}: {name} is not covered ({setting} is set); train plain LoRA, or merge with PEFT's "
-                "merge_and_unload and export the merged folder without an adapter"
-            )
-    if config.get("bias", "none") != "none":
-        raise UnsupportedError(f'{path}: bias {config["bias"]!r} is not covered; train with bias = "none"')
-    if config.get("init_lora_weights") not in _PLAIN_INITS:
-        raise UnsupportedError(
-            f"{path}: init_lora_weights {config['init_lora_weights']!r} is not covered, since it changes the "
-            "base weights too; convert the adapter with PEFT (path_initial_model_for_weight_conversion)"
+def _apply(files: Sequence[AdapterFile], name: str, values: Float32, rows: slice | None) -> Float32:
+    changes = [change for file in files for change in file.changes.get(name, ())]
+    if changes and not values.flags.writeable:
+        values = values.copy()
+    for change in changes:
+        values = change.apply(values, rows)
+    return values
+
+
+def _same_on_both(changes: Mapping[str, tuple[Change, ...]]) -> bool:
+    """Whether an adapter changes the embedding and the head alike, so that they can stay tied.
+
+    PEFT ties the two in these cases: rows named by ``trainable_token_indices`` (the head follows the embedding, and
+    is saved only where it does not), and ``ensure_weight_tying``, with which both are saved with the same values.
+    """
+    embedding, head = changes.get(EMBEDDING, ()), changes.get(HEAD, ())
+    if not head:
+        return all(isinstance(change, TokenRows) for change in embedding)
+    return len(embedding) == len(head) and all(_equal(mine, its) for mine, its in zip(embedding, head, strict=True))
+
+
+def _has_tokens(file: AdapterFile, name: str) -> bool:
+    return any(isinstance(change, TokenRows) for change in file.changes.get(name, ()))
+
+
+def _equal(embedding: Change, head: Change) -> bool:
+    if isinstance(embedding, LowRank) and isinstance(head, LowRank):
+        return embedding.equals_transposed(head)
+    if isinstance(embedding, Replaced) and isinstance(head, Replaced):
+        same = embedding.shape == head.shape
+        return same and all(
+            np.array_equal(read_rows(embedding.info, rows), read_rows(head.info, rows)) for rows in slabs(head.info)
         )
-    if not isinstance(config.get("r"), int) or not isinstance(config.get("lora_alpha"), int | float):
-        raise BrokenFileError(f"{path}: r or lora_alpha is missing; save the adapter again")
+    return False
 
 
-def _sort_tensor(
-    path: Path,
-    name: str,
-    info: TensorInfo,
-    factors: dict[str, dict[str, TensorInfo]],
-    saved_base: dict[str, TensorInfo],
-) -> None:
-    """Put one tensor of the adapter where it belongs; refuse what is not known: nothing is dropped."""
-    if name.startswith(_PREFIX):
-        inner = name.removeprefix(_PREFIX)
-        for kind in _KINDS:
-            if inner.endswith(kind) and len(info.shape) == 2:
-                factors.setdefault(inner.removesuffix(kind), {})[kind] = info
-                return
-        plain = inner.replace(".base_layer.weight", ".weight")
-        if plain in ("model.embed_tokens.weight", "lm_head.weight"):
-            saved_base[plain] = info
-            return
-    raise UnsupportedError(
-        f"{path}: {name}: not a tensor of a plain LoRA adapter (shape {list(info.shape)}); "
-        "merge with PEFT's merge_and_unload and export the merged folder without an adapter"
-    )
-
-
-def _pair(path: Path, config: dict[str, Any], module: str, factors: dict[str, TensorInfo]) -> _Pair:
-    if set(factors) == set(_KINDS[:2]):
-        a, b = (read_rows(factors[kind]) for kind in _KINDS[:2])
-    elif set(factors) == set(_KINDS[2:]):
-        # An embedding is looked up by row, so PEFT keeps its factors transposed: delta = (B @ A).T.
-        b, a = (np.ascontiguousarray(read_rows(factors[kind]).T) for kind in _KINDS[2:])
+def _check_shape(file: AdapterFile, name: str, change: Change, checkpoint: Checkpoint) -> None:
+    info = _base_of(checkpoint, name)
+    if isinstance(change, TokenRows):
+        fits = info is not None and len(info.shape) == 2 and info.shape[1] == change.info.shape[1]
+        fits = fits and info is not None and all(0 <= index < info.shape[0] for index in change.indices)
+        wanted = f"rows up to {max(change.indices, default=0)} of {change.info.shape[1]} columns"
     else:
-        raise BrokenFileError(f"{path}: {module}: only {', '.join(factors)} is there; save the adapter again")
-    r = _by_pattern(config.get("rank_pattern"), module, config["r"])
-    alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
-    if a.shape[0] != r or b.shape[1] != r:
-        raise BrokenFileError(
-            f"{path}: {module}: factors of rank {a.shape[0]} and {b.shape[1]}, its config says {r}; "
-            "save the adapter again"
+        fits, wanted = info is not None and info.shape == change.shape, str(list(change.shape))
+    if not fits:
+        hint = f"it names {file.base_model_name} as its base" if file.base_model_name else "it names no base"
+        got = "no such tensor" if info is None else f"shape {list(info.shape)}"
+        raise UnsupportedError(
+            f"{file.folder}: adapter of another base model: {name}: {got} in {checkpoint.folder}, "
+            f"the adapter changes {wanted} ({hint}); give the base that it was trained on"
         )
-    return _Pair(a, b, alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r)
 
 
-def _by_pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first pattern that matches the end of a module's name, as PEFT's get_pattern_key."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+def _base_of(checkpoint: Checkpoint, name: str) -> TensorInfo | None:
+    """Where a base tensor lies; a tied head is the embedding."""
+    if name == HEAD and name not in checkpoint.tensors:
+        name = EMBEDDING
+    return checkpoint.tensors.get(name)
+
+
+def _check_saved_base(
+    earlier: Sequence[AdapterFile], file: AdapterFile, name: str, info: TensorInfo, checkpoint: Checkpoint
+) -> None:
+    """Check a base weight that PEFT stored: it has to be the base's, or what earlier adapters made of it."""
+    base = _base_of(checkpoint, name)
+    same = base is not None and base.shape == info.shape
+    source = name if name in checkpoint.tensors else EMBEDDING
+    for rows in slabs(info) if same else ():
+        saved, values = read_rows(info, rows), checkpoint.read(source, rows)
+        close = _close(saved, values) or _close(saved, _apply(earlier, name, values, rows))
+        if not close:
+            same = False
+            break
+    if not same:
+        raise UnsupportedError(
+            f"{file.folder}: {name}: the adapter carries its own copy of a base weight, and it differs from the base "
+            f"(shape {list(info.shape)}); give the base that it was trained on, with its resized vocabulary, or train "
+            "embeddings with modules_to_save"
+        )
+
+
+def _close(saved: Float32, values: Float32) -> bool:
+    """Whether two copies of a weight differ by no more than a rounding to 16 bits."""
+    return bool((np.abs(saved - values) <= _HALF_ULP * np.abs(values) + 1e-7).all())
