@@ -15,17 +15,18 @@ from .errors import (
     BrokenFileError,
     DiskSpaceError,
     ExportError,
+    HostMemoryError,
     MissingLibraryError,
     UnsupportedError,
     VerificationFailed,
 )
 from .export import ExportResult, export
 from .gotemplate import render_modelfile_messages, render_modelfile_template
-from .merge import merge_to_safetensors
 from .ollama import modelfile
 from .quantize import QUANT_TYPES, quantize
 from .reading import GgufFile
 from .reference import Reference, ReferenceSequence
+from .safetensors_out import merge_to_safetensors
 from .templates import render, template_of
 from .verify import Check, Threshold, Verification, reject, verify
 from .weights import Checkpoint
@@ -40,6 +41,7 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "GgufFile",
+    "HostMemoryError",
     "MissingLibraryError",
     "QuantizerWarning",
     "Reference",

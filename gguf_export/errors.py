@@ -4,6 +4,7 @@
     ├── UnsupportedError       2   a model, adapter, tokenizer or template that is not covered
     ├── BrokenFileError        2   an input file that is missing, truncated or damaged
     ├── DiskSpaceError         3   not enough room for what will be written
+    ├── HostMemoryError        3   not enough free memory to begin
     ├── MissingLibraryError    3   llama-cpp-python is not installed
     └── VerificationFailed     1   a file was written, but did not pass its verification
 
@@ -37,6 +38,22 @@ class DiskSpaceError(ExportError):
     Attributes:
         needed_bytes: what the step writes at most.
         free_bytes: what the file system has left.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, needed_bytes: int, free_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        super().__init__(message)
+
+
+class HostMemoryError(ExportError):
+    """Not enough free memory to begin.
+
+    Attributes:
+        needed_bytes: what an export needs.
+        free_bytes: what the system says is available.
     """
 
     exit_code = 3

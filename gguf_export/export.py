@@ -1,18 +1,16 @@
-"""From a base model and an adapter to one GGUF file.
+"""From a base model and an adapter to one GGUF file, in one pass.
 
-The merged model is streamed into an intermediate GGUF of a 16-bit (or 32-bit) type, which llama.cpp's own
-library quantizes. Nothing stands under the final name before it is whole.
+Here everything is decided: names, types, order, vocabulary, settings. ``writing`` then streams the weights. Nothing
+stands under the final name before it is whole.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from .adapter import Adapter
 from .architectures import (
@@ -24,6 +22,7 @@ from .architectures import (
     plan_tensors,
     rope_factors,
 )
+from .block_quantizers import row_quantizer
 from .child import require_llama_cpp
 from .errors import UnsupportedError
 from .files import (
@@ -31,19 +30,21 @@ from .files import (
     commit,
     disk_full_is_an_error,
     prepare_output,
+    require_free_memory,
     require_free_space,
-    sha256_of,
-    sync,
     temporary_path,
 )
-from .merge import merged_slabs, require_rounding
-from .quantize import QuantType, quant_type, quantize
+from .ggml import BLOCK_TYPES
+from .merge import require_rounding
+from .mixture import ModelFacts, target_types
+from .quantize import QuantType, quant_type
 from .tokenizer import Vocabulary, load_vocabulary
-from .weights import ROUNDED, Checkpoint, Float32, Rounding
+from .weights import Checkpoint, Float32, Rounding
+from .writing import Source, StoredTensor, write_gguf
 
 Progress = Callable[[str, float], None]
 
-_FTYPES: Final = {"f32": 0, "f16": 1, "bf16": 32}
+_MEMORY_BYTES: Final = 384 << 20
 _MARGIN_BYTES: Final = 32 << 20
 _METADATA_KEYS: Final = (
     "name",
@@ -76,6 +77,7 @@ class ExportResult:
         size_bytes: its size.
         n_tensors: how many tensors it holds.
         seconds: how long the export took.
+        quantizers: for each block type in the file, which code wrote it: ``"lanes"`` (fast) or ``"ggml"``.
         eos_token: the end token that it stops at.
         bos_token: the token that begins a sequence, ``""`` for none.
         add_bos: whether llama.cpp adds it by itself.
@@ -88,6 +90,7 @@ class ExportResult:
     size_bytes: int
     n_tensors: int
     seconds: float
+    quantizers: Mapping[str, str]
     eos_token: str
     bos_token: str
     add_bos: bool
@@ -98,36 +101,24 @@ class ExportResult:
 class _Plan:
     """Everything that is decided before the first byte is written."""
 
-    checkpoint: Checkpoint
-    adapter: Adapter | None
+    source: Source
     family: Family
     vocabulary: Vocabulary
-    tensors: tuple[TensorPlan, ...]
+    tensors: tuple[StoredTensor, ...]
     rope: Float32 | None
-    rounding: Rounding
+    file_type: int
+    ends_with_type: bool
     metadata: Mapping[str, str]
 
-    def stored_as(self, tensor: TensorPlan) -> np.dtype[Any]:
-        """The type of a tensor in the intermediate file."""
-        return np.dtype(np.float32) if tensor.keep_f32 else ROUNDED[self.rounding]
-
     @property
-    def n_elements(self) -> int:
-        """How many weights the model has."""
-        return sum(self.checkpoint.tensors[tensor.source].n_elements for tensor in self.tensors)
-
-    @property
-    def intermediate_bytes(self) -> int:
-        """The size of the intermediate file's tensors."""
-        return sum(
-            self.checkpoint.tensors[tensor.source].n_elements * self.stored_as(tensor).itemsize
-            for tensor in self.tensors
-        )
+    def n_bytes(self) -> int:
+        """The size of the tensors."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
 
 
 def export(
     base: Path,
-    adapter: Path | None,
+    adapter: Path | Sequence[Path] | None,
     out: Path,
     *,
     quant: str = "Q4_K_M",
@@ -137,11 +128,16 @@ def export(
     metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Write base + adapter as a GGUF that llama.cpp and Ollama load.
+    """Write base + adapter as a GGUF that llama.cpp and Ollama load, in one pass.
+
+    The file is byte for byte what PEFT's merge, llama.cpp's converter and its quantizer make one after the other,
+    when merged weights are rounded as that route rounds them. Nothing but the file itself is written, and memory
+    does not grow with the model.
 
     Args:
         base: the model folder that the adapter was trained on, in the hub's layout.
-        adapter: a PEFT adapter folder; ``None`` to export the base alone.
+        adapter: a PEFT adapter folder, or several that were trained one on top of the other; ``None`` to export
+            the base alone.
         out: the file to write; replaced if it is there, once the new one is whole.
         quant: one of ``QUANT_TYPES``.
         rounding: what merged weights are rounded to before they are quantized. The types F32, F16 and BF16
@@ -150,7 +146,7 @@ def export(
         eos_token: the end token that was trained; by default the one that the template writes after an
             answer.
         metadata: ``general.*`` keys of the file: ``name``, ``license``, ``description``, ….
-        progress: called with the step (``"merge"``, ``"quantize"``, ``"checksum"``) and its share, 0 to 1.
+        progress: called with the step (``"write"``) and its share, 0 to 1.
 
     Returns:
         What was written.
@@ -159,6 +155,7 @@ def export(
         UnsupportedError: the model, the adapter, the tokenizer or the type is not covered.
         BrokenFileError: an input is missing, truncated or damaged.
         DiskSpaceError: not enough room; nothing was written.
+        HostMemoryError: not enough memory; nothing was written.
         MissingLibraryError: llama-cpp-python is not installed, and the type needs it.
         ExportError: the export failed; nothing is left of it.
     """
@@ -170,21 +167,16 @@ def export(
     plan = _plan(base, adapter, target, rounding, chat_template, eos_token, metadata)
     out = Path(out).absolute()
     prepare_output(out)
+    require_free_memory(_MEMORY_BYTES)
     report: Progress = progress if progress is not None else lambda _step, _share: None
-    needed = _needed_bytes(plan, target)
+    needed = plan.n_bytes + _MARGIN_BYTES
     with cleaned_temporaries(out), disk_full_is_an_error(out.parent, needed):
         require_free_space(out.parent, needed)
-        finished = temporary_path(out, "merged")
-        _write_merged(plan, finished, report)
-        if target.rounding is None:
-            merged, finished = finished, temporary_path(out, "quantized")
-            report("quantize", 0.0)
-            quantize(merged, finished, quant)
-            report("quantize", 1.0)
-        report("checksum", 0.0)
-        checksum, size = sha256_of(finished), finished.stat().st_size
-        commit(finished, out)
-        report("checksum", 1.0)
+        temporary = temporary_path(out, "export")
+        checksum, size = write_gguf(
+            _writer(plan), temporary, plan.rope, plan.tensors, plan.source, lambda share: report("write", share)
+        )
+        commit(temporary, out)
     vocabulary = plan.vocabulary
     return ExportResult(
         path=out,
@@ -193,6 +185,7 @@ def export(
         size_bytes=size,
         n_tensors=len(plan.tensors) + (plan.rope is not None),
         seconds=time.monotonic() - started,
+        quantizers=_quantizers(plan.tensors),
         eos_token=vocabulary.text_of("eos"),
         bos_token=vocabulary.text_of("bos"),
         add_bos=vocabulary.add_bos,
@@ -202,7 +195,7 @@ def export(
 
 def _plan(
     base: Path,
-    adapter: Path | None,
+    adapter: Path | Sequence[Path] | None,
     target: QuantType,
     rounding: Rounding,
     chat_template: str | None,
@@ -212,10 +205,11 @@ def _plan(
     """Read every header and check every input, so that what can fail fails before anything is written."""
     checkpoint = Checkpoint.open(base)
     family = family_of(checkpoint)
-    tensors = plan_tensors(checkpoint, family)
     loaded = Adapter.load(adapter) if adapter is not None else None
     if loaded is not None:
         loaded.check_fits(checkpoint)
+        checkpoint = loaded.fitted(checkpoint)
+    tensors = plan_tensors(checkpoint, family)
     n_rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
     vocabulary = load_vocabulary(
         checkpoint.folder, checkpoint.config, n_rows, eos_token=eos_token, chat_template=chat_template
@@ -224,59 +218,57 @@ def _plan(
         if key not in _METADATA_KEYS:
             raise UnsupportedError(f"metadata: unknown key {key!r}; use one of {', '.join(_METADATA_KEYS)}")
     exact: Any = target.rounding or rounding
-    return _Plan(checkpoint, loaded, family, vocabulary, tensors, rope_factors(checkpoint), exact, dict(metadata or {}))
+    return _Plan(
+        Source(checkpoint, loaded, exact),
+        family,
+        vocabulary,
+        _stored(tensors, target, _facts(checkpoint)),
+        rope_factors(checkpoint),
+        target.ftype,
+        target.rounding is None,
+        dict(metadata or {}),
+    )
 
 
-def _needed_bytes(plan: _Plan, target: QuantType) -> int:
-    """The most that lies on the disk at one time: the intermediate file and the finished one."""
-    finished = 0 if target.rounding else int(plan.n_elements * target.bits_per_weight / 8)
-    return plan.intermediate_bytes + finished + _MARGIN_BYTES
+def _stored(tensors: Sequence[TensorPlan], target: QuantType, facts: ModelFacts) -> tuple[StoredTensor, ...]:
+    """Every tensor with its type, in the order in which llama.cpp writes a file of this type."""
+    if target.rounding is not None:
+        exact = target.rounding.upper()
+        return tuple(StoredTensor(tensor, "F32" if tensor.keep_f32 else exact) for tensor in tensors)
+    by_name = {tensor.name: tensor for tensor in tensors}
+    types = target_types({tensor.name: tensor.shape for tensor in tensors}, target.name, facts)
+    return tuple(StoredTensor(by_name[name], type_name) for name, type_name in types.items())
 
 
-def _write_merged(plan: _Plan, path: Path, report: Progress) -> None:
-    """Stream the merged model into a GGUF of the rounding's type."""
+def _facts(checkpoint: Checkpoint) -> ModelFacts:
+    config = checkpoint.config
+    heads = config.get("num_attention_heads")
+    grouped = config.get("num_key_value_heads", heads) != heads
+    return ModelFacts(
+        n_layers=int(config["num_hidden_layers"]),
+        n_experts=int(config.get("num_experts") or config.get("num_local_experts") or 0),
+        # llama.cpp goes by the number of layers (llama_model::load_arch_hparams)
+        is_70b=config["num_hidden_layers"] == 80 and (grouped or config.get("model_type") == "qwen2"),
+    )
+
+
+def _quantizers(tensors: Sequence[StoredTensor]) -> dict[str, str]:
+    return {name: row_quantizer(name).quantizer for name in sorted({t.type_name for t in tensors} & BLOCK_TYPES.keys())}
+
+
+def _writer(plan: _Plan) -> Any:
+    """A ``gguf.GGUFWriter`` with every setting and no tensor.
+
+    llama.cpp's quantizer puts version and type of a file behind all other keys, its converter before the tokenizer.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path=None, arch=plan.family.gguf_arch)
-    types = {
-        np.dtype(np.float32): gguf.GGMLQuantizationType.F32,
-        ROUNDED["f16"]: gguf.GGMLQuantizationType.F16,
-    }
-    types[ROUNDED["bf16"]] = gguf.GGMLQuantizationType.BF16
-    if plan.rope is not None:
-        writer.add_tensor_info("rope_freqs.weight", plan.rope.shape, plan.rope.dtype, plan.rope.nbytes)
-    for tensor in plan.tensors:
-        stored = plan.stored_as(tensor)
-        n_bytes = plan.checkpoint.tensors[tensor.source].n_elements * stored.itemsize
-        writer.add_tensor_info(tensor.name, tensor.shape, stored, n_bytes, raw_dtype=types[stored])
     _add_metadata(writer, plan)
-    try:
-        writer.write_header_to_file(path)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        file = writer.fout[0]
-        writer.write_padding(file, file.tell())
-        if plan.rope is not None:
-            plan.rope.tofile(file)
-            writer.write_padding(file, plan.rope.nbytes)
-        _write_tensors(plan, writer, file, report)
-    finally:
-        writer.close()
-    sync(path)
-
-
-def _write_tensors(plan: _Plan, writer: Any, file: Any, report: Progress) -> None:
-    done = 0
-    report("merge", 0.0)
-    for tensor in plan.tensors:
-        stored, n_bytes = plan.stored_as(tensor), 0
-        for slab in merged_slabs(plan.checkpoint, plan.adapter, tensor.source, plan.rounding, tensor.rows_per_unit):
-            slab = tensor.reorder(slab.astype(stored, copy=False))  # noqa: PLW2901
-            file.write(slab.tobytes())
-            n_bytes += slab.nbytes
-            done += slab.size
-            report("merge", done / plan.n_elements)
-        writer.write_padding(file, n_bytes)
+    if plan.ends_with_type:
+        for key in ("general.quantization_version", "general.file_type"):
+            writer.kv_data[0][key] = writer.kv_data[0].pop(key)
+    return writer
 
 
 def _add_metadata(writer: Any, plan: _Plan) -> None:
@@ -284,13 +276,13 @@ def _add_metadata(writer: Any, plan: _Plan) -> None:
 
     vocabulary = plan.vocabulary
     writer.add_type(gguf.GGUFType.MODEL)
-    metadata = {"name": plan.checkpoint.folder.absolute().name, **plan.metadata}
+    metadata = {"name": plan.source.checkpoint.folder.absolute().name, **plan.metadata}
     for key, value in metadata.items():
         writer.add_string(f"general.{key}", value)
-    add_settings(writer, plan.checkpoint)
-    writer.add_file_type(_FTYPES[plan.rounding])
+    add_settings(writer, plan.source.checkpoint)
+    writer.add_file_type(plan.file_type)
     if plan.family.gguf_arch == "llama":
-        add_llama_settings(writer, plan.checkpoint)
+        add_llama_settings(writer, plan.source.checkpoint)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)

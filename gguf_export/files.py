@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import BrokenFileError, DiskSpaceError, ExportError
+from .errors import BrokenFileError, DiskSpaceError, ExportError, HostMemoryError
 
 _HASH_CHUNK_BYTES = 1 << 22
 
@@ -88,6 +88,31 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise _disk_space_error(folder, needed_bytes, free)
+
+
+def require_free_memory(needed_bytes: int) -> None:
+    """Check that the system has memory to spare, where it says so (Linux).
+
+    Raises:
+        HostMemoryError: less than ``needed_bytes`` is available.
+    """
+    free = available_memory()
+    if free is not None and free < needed_bytes:
+        raise HostMemoryError(
+            f"memory: {_gib(needed_bytes)} needed, {_gib(free)} available; close other programs",
+            needed_bytes,
+            free,
+        )
+
+
+def available_memory(path: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that can be had without swapping (``MemAvailable``), or ``None`` where the system does not say."""
+    if not path.is_file():
+        return None
+    for line in path.read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 
 import gguf_export.architectures
 import gguf_export.child
+import gguf_export.files
 from gguf_export import (
     QUANT_TYPES,
     BrokenFileError,
@@ -25,15 +27,18 @@ from gguf_export import (
     DiskSpaceError,
     ExportError,
     GgufFile,
+    HostMemoryError,
     Reference,
     ReferenceSequence,
     UnsupportedError,
     export,
     merge_to_safetensors,
+    quantize,
     reject,
     render,
     verify,
 )
+from gguf_export.weights import Rounding
 from tests.gguf_models import CHATML_TEMPLATE, make_adapter, make_tiny_model
 
 VARIANTS = {
@@ -178,8 +183,9 @@ def test_every_type_is_written_and_passes(cases: dict[str, Case], quant: str, tm
     )
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
     assert result.size_bytes == result.path.stat().st_size
+    assert result.sha256 == hashlib.sha256(result.path.read_bytes()).hexdigest()
     assert result.eos_token == "<|im_end|>"
-    assert all(0 <= share <= 1 for _, share in steps) and steps[-1] == ("checksum", 1.0)
+    assert steps == sorted(steps) and steps[0] == ("write", 0.0) and steps[-1] == ("write", 1.0)
     file = GgufFile(result.path)
     assert (file.get("general.name"), file.get("general.license")) == ("tiny", "apache-2.0")
     assert file.get("general.file_type") == QUANT_TYPES[quant].ftype
@@ -191,6 +197,34 @@ def test_every_type_is_written_and_passes(cases: dict[str, Case], quant: str, tm
     # A random model amplifies the errors of few bits, and has near ties among its most likely tokens.
     assert verification.scores["kl"] < {"F32": 1e-6, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 1e-2}.get(quant, 0.5)
     assert quant != "F32" or verification.ok, verification.summary()
+
+
+@pytest.mark.parametrize("rounding", ["bf16", "f16", "f32"])
+def test_one_pass_writes_the_bytes_of_llama_cpps_quantizer(
+    cases: dict[str, Case], rounding: Rounding, tmp_path: Path
+) -> None:
+    """llama.cpp's own quantizer over the exact export: the same file, for every type."""
+    for name in ("llama-untied-rslora", "qwen2-tied-patterns"):
+        case = cases[name]
+        exact = export(case.base, case.adapter, tmp_path / "exact.gguf", quant=rounding.upper())
+        for quant in (quant for quant, kind in QUANT_TYPES.items() if kind.rounding is None):
+            ours = export(case.base, case.adapter, tmp_path / "ours.gguf", quant=quant, rounding=rounding)
+            quantize(exact.path, tmp_path / "theirs.gguf", quant)
+            assert (tmp_path / "theirs.gguf").read_bytes() == ours.path.read_bytes(), (name, quant)
+            assert set(ours.quantizers.values()) == {"lanes"}
+
+
+def test_another_rounding_writes_other_bytes(llama: Case, q8: Path, tmp_path: Path) -> None:
+    other = export(llama.base, llama.adapter, tmp_path / "m.gguf", quant="Q8_0", rounding="f16").path
+    assert other.read_bytes() != q8.read_bytes()
+
+
+def test_little_memory_is_found_before_anything_is_written(
+    llama: Case, nothing_left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_export.files, "available_memory", lambda: 100 << 20)
+    with pytest.raises(HostMemoryError, match=r"0\.38 GiB needed, 100\.0 MiB available; close other programs"):
+        export(llama.base, llama.adapter, nothing_left / "m.gguf")
 
 
 def test_exports_are_reproducible(llama: Case, q8: Path, tmp_path: Path) -> None:
@@ -302,9 +336,9 @@ def _damage(case: Case, folder: Path, damage: str) -> tuple[Path, Path]:
     elif damage == "architecture":
         config = json.loads((base / "config.json").read_text())
         (base / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
-    elif damage == "dora":
-        shutil.rmtree(adapter)
-        make_adapter(base, adapter, use_dora=True)
+    elif damage == "pissa":
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
     else:
         raise AssertionError(damage)
     return base, adapter
@@ -317,7 +351,7 @@ def _damage(case: Case, folder: Path, damage: str) -> tuple[Path, Path]:
         ("truncated adapter", BrokenFileError, r"adapter_model\.safetensors: truncated"),
         ("another base", UnsupportedError, r"adapter of another base model: .*_proj\.weight: shape \["),
         ("architecture", UnsupportedError, "GPT2LMHeadModel is not covered"),
-        ("dora", UnsupportedError, "DoRA is not covered"),
+        ("pissa", UnsupportedError, "init_lora_weights 'pissa' is not covered"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(
