@@ -170,7 +170,8 @@ def four_bit_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo 
         tensors: what the files hold.
 
     Returns:
-        The tensors of the model, in the order of the files.
+        The tensors of the model. Without 4-bit weights they are in the order of the files; with them sorted by name,
+        as a file of 16-bit weights is (safetensors sorts by type first, and only one type is left).
 
     Raises:
         BrokenFileError: a part is missing, or the parts do not fit together.
@@ -179,7 +180,7 @@ def four_bit_tensors(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo 
     states = {name.split(_STATE)[0]: name for name in tensors if _STATE in name}
     parts = {weight + part for weight in states for part in _PARTS} | set(states.values())
     gathered: dict[str, TensorInfo | FourBitTensor] = {}
-    for name, info in tensors.items():
+    for name, info in sorted(tensors.items()) if states else tensors.items():
         if name in states:
             gathered[name] = _gather(tensors, info, states[name])
         elif name not in parts:
