@@ -274,7 +274,6 @@ def _writer(plan: _Plan) -> Any:
 def _add_metadata(writer: Any, plan: _Plan) -> None:
     import gguf
 
-    vocabulary = plan.vocabulary
     writer.add_type(gguf.GGUFType.MODEL)
     metadata = {"name": plan.source.checkpoint.folder.absolute().name, **plan.metadata}
     for key, value in metadata.items():
@@ -284,13 +283,4 @@ def _add_metadata(writer: Any, plan: _Plan) -> None:
     if plan.family.gguf_arch == "llama":
         add_llama_settings(writer, plan.source.checkpoint)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(list(vocabulary.tokens))
-    writer.add_token_types(list(vocabulary.types))
-    writer.add_token_merges(list(vocabulary.merges))
-    for role, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
-        if role in vocabulary.special_ids:
-            writer.add_uint32(f"tokenizer.ggml.{key}_token_id", vocabulary.special_ids[role])
-    writer.add_add_bos_token(vocabulary.add_bos)
-    writer.add_chat_template(vocabulary.chat_template)
+    plan.vocabulary.add_to(writer)

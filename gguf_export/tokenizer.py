@@ -1,14 +1,12 @@
 """The vocabulary of a GGUF, from ``tokenizer.json``: byte-level BPE only.
 
-llama.cpp has its own splitter for each pre-tokenizer and picks it by the name in ``tokenizer.ggml.pre``. The
-name is found here from the *structure* of the pre-tokenizer, not from a hash of token ids, so a tokenizer
-with another vocabulary but a known splitter works; an unknown structure is an error, never a guess.
+Keys and their order are those of llama.cpp's converter (``conversion/base.py`` and ``gguf.SpecialVocab``). In two
+things this goes its own way, where the converter believes files that may not be what was trained: the token that ends
+an answer, and whether a sequence begins with BOS.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Final
 
 from .errors import BrokenFileError, UnsupportedError
 from .files import read_json
+from .pretokenizers import ADDS_BOS, SPM_HINT, pre_tokenizer_name
 from .templates import render, template_of, text_after_answer
 
 NORMAL: Final = 1
@@ -23,32 +22,16 @@ CONTROL: Final = 3
 USER_DEFINED: Final = 4
 UNUSED: Final = 5
 
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-_DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
-
-_Part = tuple[object, ...]
-_BYTES: _Part = ("ByteLevel", False, False)
-_GPT2: _Part = ("ByteLevel", True, False)
-_DIGITS: _Part = ("Digits", True)
-
-
-def _split(pattern: str) -> _Part:
-    return ("Split", pattern, "Isolated", False)
-
-
-_PRE_TOKENIZERS: Final[tuple[tuple[tuple[_Part, ...], bool, str], ...]] = (
-    ((_DIGITS, _GPT2), False, "smollm"),
-    ((_GPT2,), False, "gpt-2"),
-    ((_split(_QWEN2), _BYTES), False, "qwen2"),
-    ((_split(_LLAMA3), _BYTES), True, "llama-bpe"),
-    ((_split(_LLAMA3), _BYTES), False, "smaug-bpe"),
-    ((*map(_split, _DEEPSEEK_CODER), _DIGITS, _BYTES), False, "deepseek-coder"),
-)
-"""Structure of the pre-tokenizer, ``ignore_merges``, and llama.cpp's name (``src/llama-vocab.cpp``)."""
+_ROLES: Final = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "mask": "mask",
+}
+"""The roles of special tokens as the hub's files call them, in the converter's order, and as a GGUF does."""
+_GRANITE_VOCABULARY = 49152
 
 
 @dataclass(frozen=True)
@@ -60,8 +43,9 @@ class Vocabulary:
         types: llama.cpp's kind of each token.
         merges: ``"left right"``, best first.
         pre: llama.cpp's name of the pre-tokenizer.
-        special_ids: ids by role: ``bos``, ``eos``, ``unk``, ``pad``.
-        add_bos: begin every sequence with ``bos``.
+        special_ids: ids by role: ``bos``, ``eos``, ``unk``, ``pad``, …, in the order of the file.
+        add_special: whether llama.cpp adds a token by itself, by role; what is not named is up to llama.cpp.
+        add_space_prefix: what the tokenizer's settings say about it; only Llama's converter stores it.
         chat_template: the Jinja template.
     """
 
@@ -70,8 +54,36 @@ class Vocabulary:
     merges: tuple[str, ...]
     pre: str
     special_ids: Mapping[str, int]
-    add_bos: bool
+    add_special: Mapping[str, bool]
+    add_space_prefix: bool | None
     chat_template: str
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether llama.cpp begins every sequence with ``bos``."""
+        return self.add_special.get("bos", self.pre in ADDS_BOS)
+
+    def add_to(self, writer: Any) -> None:
+        """Write it to a ``gguf.GGUFWriter``."""
+        add_special = dict(self.add_special)
+        if writer.arch == "llama":
+            if self.add_space_prefix is not None:
+                writer.add_add_space_prefix(self.add_space_prefix)
+            if len(self.tokens) == _GRANITE_VOCABULARY:
+                # The converter knows Granite's small models by this size, and so SmolLM2, too.
+                add_special.setdefault("bos", False)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(list(self.tokens))
+        writer.add_token_types(list(self.types))
+        writer.add_token_merges(list(self.merges))
+        for role, index in self.special_ids.items():
+            writer.add_uint32(f"tokenizer.ggml.{_ROLES[role]}_token_id", index)
+        for role, adds in self.add_special.items():
+            writer.add_bool(f"tokenizer.ggml.add_{role}_token", adds)
+        writer.add_chat_template(self.chat_template)
+        for role in add_special.keys() - self.add_special.keys():
+            writer.add_bool(f"tokenizer.ggml.add_{role}_token", add_special[role])
 
     def text_of(self, role: str) -> str:
         """The text of a special token, or ``""`` where the tokenizer has none for this role."""
@@ -102,7 +114,7 @@ def load_vocabulary(
     """
     path = Path(folder) / "tokenizer.json"
     if not path.is_file() and (Path(folder) / "tokenizer.model").is_file():
-        raise UnsupportedError(f"{folder}: a SentencePiece tokenizer (tokenizer.model) {_SPM_HINT}")
+        raise UnsupportedError(f"{folder}: a SentencePiece tokenizer (tokenizer.model) {SPM_HINT}")
     data = read_json(path, "a model folder needs its tokenizer")
     try:
         pre = pre_tokenizer_name(path, data)
@@ -119,65 +131,15 @@ def load_vocabulary(
     special = _special_ids(settings, config, ids)
     special["eos"] = _end_token(path, template, types, ids, special, eos_token)
     bos = tokens[special["bos"]] if "bos" in special else ""
+    adds = _add_special(data, settings)
     # A model that was trained through a template without the token never saw it: then none is added.
-    add_bos = bool(bos) and _adds_bos(data, settings, bos) and _opens_with(template, bos)
-    return Vocabulary(tokens, types, merges, pre, special, add_bos, template)
-
-
-def pre_tokenizer_name(path: Path, data: Mapping[str, Any]) -> str:
-    """llama.cpp's name for the pre-tokenizer of a ``tokenizer.json``.
-
-    ``byte_fallback`` is not looked at: files rebuilt from a GGUF set it on byte-level vocabularies too. What
-    decides is the pre-tokenizer.
-
-    Raises:
-        UnsupportedError: not byte-level BPE, or a structure that is not known; the message holds its hash.
-    """
-    model, normalizer = data["model"], data.get("normalizer")
-    if model.get("type") != "BPE":
-        raise UnsupportedError(f"{path}: a tokenizer of type {model.get('type')} {_SPM_HINT}")
-    parts = tuple(_part(entry) for entry in _flat(data.get("pre_tokenizer"), "pretokenizers"))
-    normalizers = [entry["type"] for entry in _flat(normalizer, "normalizers")]
-    ignore_merges = bool(model.get("ignore_merges"))
-    if not any(part[0] == "ByteLevel" for part in parts) and model.get("byte_fallback"):
-        raise UnsupportedError(f"{path}: a SentencePiece tokenizer (BPE with byte_fallback) {_SPM_HINT}")
-    for known, ignores, name in _PRE_TOKENIZERS:
-        if parts == known and ignores == ignore_merges and set(normalizers) <= {"NFC"}:
-            return name
-    structure = json.dumps([parts, normalizers, ignore_merges], ensure_ascii=False, sort_keys=True)
-    digest = hashlib.sha256(structure.encode()).hexdigest()[:16]
-    raise UnsupportedError(
-        f"{path}: unknown pre-tokenizer (structure {digest}); llama.cpp would split text in another way than "
-        "the model was trained with: convert this model with llama.cpp's convert_hf_to_gguf.py, "
-        "and report the hash"
-    )
-
-
-_SPM_HINT = (
-    "is not covered, only byte-level BPE is; merge with PEFT's merge_and_unload and convert with llama.cpp's "
-    "convert_hf_to_gguf.py"
-)
-
-
-def _flat(entry: Mapping[str, Any] | None, children: str) -> list[Mapping[str, Any]]:
-    if entry is None:
-        return []
-    if entry.get("type") == "Sequence":
-        return [leaf for child in entry[children] for leaf in _flat(child, children)]
-    return [entry]
-
-
-def _part(entry: Mapping[str, Any]) -> _Part:
-    kind = entry["type"]
-    if kind == "ByteLevel":
-        return (kind, bool(entry.get("use_regex", True)), bool(entry.get("add_prefix_space")))
-    if kind == "Digits":
-        return (kind, bool(entry.get("individual_digits")))
-    if kind == "Split":
-        pattern = entry["pattern"]
-        text = pattern.get("Regex", pattern.get("String"))
-        return (kind, text, entry["behavior"], bool(entry.get("invert")))
-    return (kind, json.dumps(entry, sort_keys=True))
+    explicit = settings.get("add_bos_token")
+    wanted = explicit if isinstance(explicit, bool) else adds.get("bos", False)
+    add_bos = bool(bos) and wanted and _opens_with(template, bos)
+    if "bos" in adds or add_bos != (pre in ADDS_BOS):
+        adds["bos"] = add_bos
+    space = settings.get("add_prefix_space")
+    return Vocabulary(tokens, types, merges, pre, special, adds, space if isinstance(space, bool) else None, template)
 
 
 def _tokens(path: Path, data: Mapping[str, Any], n_rows: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -211,17 +173,17 @@ def _merge(entry: str | list[str]) -> str:
 
 
 def _special_ids(settings: Mapping[str, Any], config: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, int]:
+    """Ids by role: those that the tokenizer's settings name come first, then those of the model's config."""
     found = {}
-    for role in ("bos", "eos", "unk", "pad"):
-        token = settings.get(f"{role}_token")
-        text = token.get("content") if isinstance(token, dict) else token
-        index = ids.get(text) if isinstance(text, str) else None
-        if index is None:
-            configured = config.get(f"{role}_token_id")
-            first: Any = configured[0] if isinstance(configured, list) and configured else configured
-            index = first
+    for role in _ROLES:
+        text = _text(settings.get(f"{role}_token"))
+        if isinstance(text, str) and text in ids:
+            found[role] = ids[text]
+    for role in _ROLES:
+        configured = config.get(f"{role}_token_id")
+        index = configured[0] if isinstance(configured, list) and configured else configured
         if isinstance(index, int) and 0 <= index <= max(ids.values()):
-            found[role] = index
+            found.setdefault(role, index)
     return found
 
 
@@ -253,16 +215,28 @@ def _end_token(
     return special["eos"]
 
 
-def _adds_bos(data: Mapping[str, Any], settings: Mapping[str, Any], bos: str) -> bool:
-    explicit = settings.get("add_bos_token")
-    if isinstance(explicit, bool):
-        return explicit
+def _add_special(data: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, bool]:
+    """Which special tokens the tokenizer adds, by role: its post-processor, else ``add_bos_token`` and its kin."""
+    adds: dict[str, bool] = {}
     processor = data.get("post_processor") or {}
+    texts = {role: _text(settings.get(f"{role}_token")) for role in ("bos", "eos")}
     for entry in processor.get("processors", [processor]):
+        if entry.get("type") == "ByteLevel":
+            adds = {"bos": False, "eos": False} | adds
         single = entry.get("single") or []
         if entry.get("type") == "TemplateProcessing" and len(single) > 1:
-            return bool(single[0].get("SpecialToken", {}).get("id") == bos)
-    return False
+            for role, part in (("bos", single[0]), ("eos", single[-1])):
+                if text := part.get("SpecialToken", {}).get("id"):
+                    adds[role] = text == texts[role]
+    for role in ("bos", "eos", "sep"):
+        explicit = settings.get(f"add_{role}_token")
+        if isinstance(explicit, bool):
+            adds.setdefault(role, explicit)
+    return adds
+
+
+def _text(token: object) -> object:
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _opens_with(template: str, bos: str) -> bool:

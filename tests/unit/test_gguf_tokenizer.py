@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 
 from gguf_export.errors import BrokenFileError, UnsupportedError
+from gguf_export.pretokenizers import _LLAMA3, _QWEN2, pre_tokenizer_name
 from gguf_export.tokenizer import (
-    _LLAMA3,
-    _QWEN2,
     CONTROL,
     NORMAL,
     UNUSED,
     USER_DEFINED,
     load_vocabulary,
-    pre_tokenizer_name,
 )
 from tests.gguf_models import make_tokenizer
 
