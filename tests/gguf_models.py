@@ -158,7 +158,11 @@ def make_adapter(base: Path, path: Path, seed: int = 0, **lora: Any) -> Path:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
-            if "lora_" in name:
+            if "lora_magnitude" in name:
+                parameter.mul_(1 + torch.randn_like(parameter) * 0.1)
+            elif "lora_" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.05)
+            elif parameter.requires_grad:  # modules_to_save, biases, token rows
+                parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(path)
     return path
