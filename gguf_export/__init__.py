@@ -22,13 +22,15 @@ from .errors import (
 )
 from .export import ExportResult, export
 from .gotemplate import render_modelfile_messages, render_modelfile_template
+from .lora_gguf import LoraResult, export_lora
 from .ollama import modelfile
 from .quantize import QUANT_TYPES, quantize
 from .reading import GgufFile
 from .reference import Reference, ReferenceSequence
 from .safetensors_out import merge_to_safetensors
 from .templates import render, template_of
-from .verify import Check, Threshold, Verification, reject, verify
+from .verification import Check, Threshold, Verification
+from .verify import reject, verify
 from .weights import Checkpoint
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "ExportResult",
     "GgufFile",
     "HostMemoryError",
+    "LoraResult",
     "MissingLibraryError",
     "QuantizerWarning",
     "Reference",
@@ -52,6 +55,7 @@ __all__ = [
     "Verification",
     "VerificationFailed",
     "export",
+    "export_lora",
     "merge_to_safetensors",
     "modelfile",
     "quantize",

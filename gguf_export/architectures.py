@@ -112,8 +112,6 @@ def plan_tensors(checkpoint: Checkpoint, family: Family) -> tuple[TensorPlan, ..
     n_layers = _integer(checkpoint, "num_hidden_layers")
     arch = _gguf_arch(family)
     names = gguf.get_tensor_name_map(arch, n_layers)
-    heads = _integer(checkpoint, "num_attention_heads")
-    kv_heads = int(config.get("num_key_value_heads") or heads)
     plans = []
     for source, info in checkpoint.tensors.items():
         if source.endswith(_SKIPPED) or (source == "lm_head.weight" and config.get("tie_word_embeddings")):
@@ -124,16 +122,31 @@ def plan_tensors(checkpoint: Checkpoint, family: Family) -> tuple[TensorPlan, ..
                 f"{checkpoint.folder}: {source}: not a tensor of a {family.name} model; "
                 "convert this model with llama.cpp's convert_hf_to_gguf.py"
             )
-        n_heads = 0
-        if family.interleaved_rope and ".self_attn.q_proj." in source:
-            n_heads = heads
-        elif family.interleaved_rope and ".self_attn.k_proj." in source:
-            n_heads = kv_heads
+        n_heads = reordered_heads(checkpoint, family, source)
         keep_f32 = len(info.shape) < 2 or name.endswith("_norm.weight")
         plans.append(TensorPlan(name, source, info.shape, n_heads, keep_f32))
     _require_complete(checkpoint, plans, n_layers)
-    _require_shapes(checkpoint, plans, heads, kv_heads)
+    _require_shapes(checkpoint, plans)
     return tuple(plans)
+
+
+def tensor_name(checkpoint: Checkpoint, family: Family, source: str) -> str | None:
+    """What a tensor of the checkpoint is called in a GGUF; ``None`` where the family has no such tensor."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(_gguf_arch(family), _integer(checkpoint, "num_hidden_layers"))
+    name: str | None = names.get_name(source, try_suffixes=(".weight", ".bias"))
+    return name
+
+
+def reordered_heads(checkpoint: Checkpoint, family: Family, source: str) -> int:
+    """Within how many heads the rows of a tensor are reordered; 0 where their order is kept."""
+    heads = _integer(checkpoint, "num_attention_heads")
+    if family.interleaved_rope and ".self_attn.q_proj." in source:
+        return heads
+    if family.interleaved_rope and ".self_attn.k_proj." in source:
+        return int(checkpoint.config.get("num_key_value_heads") or heads)
+    return 0
 
 
 def rope_factors(checkpoint: Checkpoint) -> Float32 | None:
@@ -262,7 +275,10 @@ def _require_complete(checkpoint: Checkpoint, plans: list[TensorPlan], n_layers:
         )
 
 
-def _require_shapes(checkpoint: Checkpoint, plans: list[TensorPlan], heads: int, kv_heads: int) -> None:
+def expected_shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
+    """The shape that ``config.json`` gives a matrix of the GGUF; ``None`` for what it says nothing of."""
+    heads = _integer(checkpoint, "num_attention_heads")
+    kv_heads = int(checkpoint.config.get("num_key_value_heads") or heads)
     hidden, head_dim = _integer(checkpoint, "hidden_size"), _head_dim(checkpoint)
     feed_forward, vocab = _integer(checkpoint, "intermediate_size"), _integer(checkpoint, "vocab_size")
     expected = {
@@ -276,8 +292,12 @@ def _require_shapes(checkpoint: Checkpoint, plans: list[TensorPlan], heads: int,
         "ffn_up.weight": (feed_forward, hidden),
         "ffn_down.weight": (hidden, feed_forward),
     }
+    return expected.get(name.split(".", 2)[2] if name.startswith("blk.") else name)
+
+
+def _require_shapes(checkpoint: Checkpoint, plans: list[TensorPlan]) -> None:
     for plan in plans:
-        shape = expected.get(plan.name.split(".", 2)[2] if plan.name.startswith("blk.") else plan.name)
+        shape = expected_shape(checkpoint, plan.name)
         if shape is not None and plan.shape != shape:
             raise BrokenFileError(
                 f"{checkpoint.folder}: {plan.source}: shape {list(plan.shape)}, config.json says "
