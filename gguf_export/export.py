@@ -24,7 +24,6 @@ from .architectures import (
 )
 from .block_quantizers import row_quantizer
 from .child import require_llama_cpp
-from .errors import UnsupportedError
 from .files import (
     cleaned_temporaries,
     commit,
@@ -34,6 +33,7 @@ from .files import (
     require_free_space,
     temporary_path,
 )
+from .general_keys import add_general_keys, require_known_keys
 from .ggml import BLOCK_TYPES
 from .merge import require_rounding
 from .mixture import ModelFacts, target_types
@@ -46,24 +46,6 @@ Progress = Callable[[str, float], None]
 
 _MEMORY_BYTES: Final = 384 << 20
 _MARGIN_BYTES: Final = 32 << 20
-_METADATA_KEYS: Final = (
-    "name",
-    "author",
-    "version",
-    "organization",
-    "finetune",
-    "basename",
-    "description",
-    "quantized_by",
-    "size_label",
-    "license",
-    "license.name",
-    "license.link",
-    "url",
-    "repo_url",
-    "source.url",
-    "source.repo_url",
-)
 
 
 @dataclass(frozen=True)
@@ -214,9 +196,7 @@ def _plan(
     vocabulary = load_vocabulary(
         checkpoint.folder, checkpoint.config, n_rows, eos_token=eos_token, chat_template=chat_template
     )
-    for key in metadata or {}:
-        if key not in _METADATA_KEYS:
-            raise UnsupportedError(f"metadata: unknown key {key!r}; use one of {', '.join(_METADATA_KEYS)}")
+    require_known_keys(metadata or {})
     exact: Any = target.rounding or rounding
     return _Plan(
         Source(checkpoint, loaded, exact),
@@ -274,10 +254,8 @@ def _writer(plan: _Plan) -> Any:
 def _add_metadata(writer: Any, plan: _Plan) -> None:
     import gguf
 
-    writer.add_type(gguf.GGUFType.MODEL)
-    metadata = {"name": plan.source.checkpoint.folder.absolute().name, **plan.metadata}
-    for key, value in metadata.items():
-        writer.add_string(f"general.{key}", value)
+    n_weights = sum(tensor.n_values for tensor in plan.tensors) + (plan.rope.size if plan.rope is not None else 0)
+    add_general_keys(writer, plan.source.checkpoint.folder, n_weights, plan.metadata)
     add_settings(writer, plan.source.checkpoint)
     writer.add_file_type(plan.file_type)
     if plan.family.gguf_arch == "llama":

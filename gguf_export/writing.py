@@ -202,5 +202,7 @@ def _encoded(
 
 
 def _encode(tensor: StoredTensor, source: Source, rows: slice, ends: bool) -> tuple[int, NDArray[np.uint8], bool]:
-    values = merged_rows(source.checkpoint, source.adapter, tensor.plan.source, rows, source.rounding)
+    # llama.cpp's converter stores norms and biases as they come out of the merge, whatever the type of the file.
+    rounding: Rounding = "f32" if tensor.type_name == "F32" else source.rounding
+    values = merged_rows(source.checkpoint, source.adapter, tensor.plan.source, rows, rounding)
     return values.size, tensor.encode(tensor.plan.reorder(values)), ends
