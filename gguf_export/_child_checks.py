@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .reference import Reference, kl_divergence, log_softmax
+from .reference import Reference, ReferenceSequence, kl_divergence, log_softmax
 
 _BATCH = 256
 _SMALL_BYTES = 32 << 20
@@ -70,9 +70,9 @@ class Model:
         """Whether llama.cpp stops at this token."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
-    def forget(self) -> None:
-        """Empty the cache."""
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+    def forget(self, position: int = 0) -> None:
+        """Empty the cache from a position on."""
+        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, position, -1)
 
     def logits(self, ids: Sequence[int], position: int, first: int) -> NDArray[np.float32]:
         """Append tokens and return the logits of ``ids[first:]``.
@@ -110,13 +110,15 @@ class Model:
 def run_checks(request: dict[str, Any], say: Callable[..., None], llama_cpp: Any) -> None:
     """Load, tokenize, answer and, with a reference, score; report each stage."""
     reference = Reference.load(Path(request["reference"])) if request.get("reference") else None
-    longest = max((len(row.token_ids) for row in reference.sequences), default=0) if reference else 0
+    longest = max((_length(row) for row in reference.sequences), default=0) if reference else 0
     n_ctx = max(longest, len(request.get("prompt", "").encode()) + request.get("n_predict", 0), _BATCH) + 8
     say(begin="load")
     model = Model(llama_cpp, request["model"], n_ctx)
     say(stage="load", n_vocab=model.n_vocab)
     say(begin="tokenize")
-    say(stage="tokenize", ids=[model.tokenize(text) for text in request.get("texts", ())])
+    pieces = [b"".join(map(model.piece, model.tokenize(text))) for text in request.get("probes", ())]
+    ids = [model.tokenize(text) for text in request.get("texts", ())]
+    say(stage="tokenize", ids=ids, pieces=[piece.hex() for piece in pieces])
     if request.get("prompt"):
         say(begin="answer")
         _answer(model, request["prompt"], request["n_predict"], say)
@@ -125,35 +127,54 @@ def run_checks(request: dict[str, Any], say: Callable[..., None], llama_cpp: Any
         _score(model, reference, say)
 
 
+def _length(row: ReferenceSequence) -> int:
+    """The longest sequence that scoring a row needs."""
+    greedy = 0 if row.greedy_ids is None else len(row.greedy_ids)
+    return max(len(row.token_ids), row.completion_start + greedy)
+
+
 def _answer(model: Model, prompt: str, n_predict: int, say: Callable[..., None]) -> None:
     ids = model.tokenize(prompt)
     outputs = model.logits(ids, 0, len(ids) - 1)
-    position, answer, end = len(ids), [], -1
-    for _ in range(n_predict):
-        token = int(outputs[-1].argmax())
-        if model.ends_answer(token):
-            end = token
-            break
-        answer.append(token)
-        outputs = model.logits([token], position, 0)
-        position += 1
+    answer, end = _continue(model, int(outputs[-1].argmax()), len(ids), n_predict)
     text = b"".join(map(model.piece, answer)).decode(errors="replace")
     say(stage="answer", n_prompt=len(ids), n_tokens=len(answer), end=end, text=text)
 
 
+def _continue(model: Model, token: int, position: int, n_predict: int) -> tuple[list[int], int]:
+    """The greedy answer that starts with ``token``, and the token that ended it, -1 for none."""
+    answer: list[int] = []
+    while len(answer) < n_predict:
+        if model.ends_answer(token):
+            return answer, token
+        answer.append(token)
+        if len(answer) < n_predict:
+            token = int(model.logits([token], position, 0)[-1].argmax())
+            position += 1
+    return answer, -1
+
+
 def _score(model: Model, reference: Reference, say: Callable[..., None]) -> None:
     n_tokens, n_agreeing, divergence, own, theirs = 0, 0, 0.0, 0.0, 0.0
+    n_ends, n_ends_found = 0, 0
+    starts: list[float] = []
     for row in reference.sequences:
         model.forget()
         ids = [int(token) for token in row.token_ids]
         # The last token predicts nothing that is scored.
         logprobs = log_softmax(model.logits(ids[:-1], 0, row.completion_start - 1))
         scored = np.arange(len(logprobs))
+        best = logprobs.argmax(axis=1)
         n_tokens += len(logprobs)
-        n_agreeing += int((logprobs.argmax(axis=1) == row.top_ids[:, 0]).sum())
+        n_agreeing += int((best == row.top_ids[:, 0]).sum())
         divergence += float(kl_divergence(row, logprobs).sum())
         own -= float(logprobs[scored, row.token_ids[row.completion_start :]].sum())
         theirs -= float(row.token_logprobs.sum())
+        if row.top_ids[-1, 0] == ids[-1]:
+            n_ends += 1
+            n_ends_found += int(best[-1] == ids[-1])
+        if row.greedy_ids is not None and len(row.greedy_ids):
+            starts.append(_same_start(model, row, int(best[0])))
     say(
         stage="reference",
         n_tokens=n_tokens,
@@ -161,4 +182,19 @@ def _score(model: Model, reference: Reference, say: Callable[..., None]) -> None
         top1_agreement=n_agreeing / n_tokens,
         perplexity=float(np.exp(own / n_tokens)),
         reference_perplexity=float(np.exp(theirs / n_tokens)),
+        n_ends=n_ends,
+        n_ends_found=n_ends_found,
+        n_greedy=len(starts),
+        n_greedy_same=sum(share == 1 for share in starts),
+        greedy_start=float(np.mean(starts)) if starts else 0.0,
     )
+
+
+def _same_start(model: Model, row: ReferenceSequence, first: int) -> float:
+    """The share of the reference's greedy answer that this one starts with; the prompt is in the cache."""
+    model.forget(row.completion_start)
+    expected = [int(token) for token in row.greedy_ids] if row.greedy_ids is not None else []
+    answer, end = _continue(model, first, row.completion_start, len(expected))
+    found = [*answer, end] if end >= 0 else answer
+    same = next((index for index, token in enumerate(expected) if found[index : index + 1] != [token]), len(expected))
+    return same / len(expected)

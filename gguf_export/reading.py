@@ -75,6 +75,16 @@ class GgufFile:
         field = self._reader.get_field("tokenizer.ggml.tokens")
         return 0 if field is None else len(field.data)
 
+    @property
+    def data_offset(self) -> int:
+        """Where the header ends and the first tensor begins."""
+        return int(self._reader.data_offset)
+
+    @property
+    def has_importances(self) -> bool:
+        """Whether it was quantized with an importance matrix."""
+        return self._reader.get_field("quantize.imatrix.file") is not None
+
     def special_text(self, role: str) -> str:
         """The text of the token of a role (``bos``, ``eos``), or ``""``."""
         index = self.get(f"tokenizer.ggml.{role}_token_id")

@@ -39,6 +39,8 @@ class ReferenceSequence:
         token_logprobs: ``[n - completion_start]``: the log-probability of the token that is really there.
         messages: the conversation that the prompt was rendered from, with the generation prompt; ``None``
             where it is not known.
+        greedy_ids: ``[m]``: what the model answers by itself, always the most likely token, up to and with the end
+            token; ``None`` where it was not asked.
     """
 
     token_ids: Int32
@@ -47,6 +49,7 @@ class ReferenceSequence:
     top_logprobs: Float32
     token_logprobs: Float32
     messages: tuple[Mapping[str, str], ...] | None = None
+    greedy_ids: Int32 | None = None
 
     @classmethod
     def from_logits(
@@ -56,6 +59,7 @@ class ReferenceSequence:
         logits: NDArray[Any],
         messages: Sequence[Mapping[str, str]] | None = None,
         top_k: int = DEFAULT_TOP_K,
+        greedy_ids: Sequence[int] | None = None,
     ) -> ReferenceSequence:
         """Build a row from a model's output.
 
@@ -66,6 +70,7 @@ class ReferenceSequence:
                 (the outputs at positions ``completion_start - 1`` to ``n - 2``); log-probabilities do too.
             messages: the conversation of the prompt.
             top_k: how many tokens of each position to keep.
+            greedy_ids: the model's own greedy answer to the prompt.
 
         Raises:
             ValueError: the shapes do not fit together.
@@ -91,6 +96,7 @@ class ReferenceSequence:
             top_logprobs=np.take_along_axis(logprobs, order, axis=1).astype(np.float32),
             token_logprobs=logprobs[np.arange(n_scored), ids[completion_start:]].astype(np.float32),
             messages=tuple(dict(message) for message in messages) if messages is not None else None,
+            greedy_ids=np.asarray(greedy_ids, dtype=np.int32) if greedy_ids is not None else None,
         )
 
 
@@ -113,6 +119,8 @@ class Reference:
             arrays[f"top_ids_{index}"] = row.top_ids
             arrays[f"top_logprobs_{index}"] = row.top_logprobs
             arrays[f"token_logprobs_{index}"] = row.token_logprobs
+            if row.greedy_ids is not None:
+                arrays[f"greedy_{index}"] = row.greedy_ids
             messages.append(list(map(dict, row.messages)) if row.messages is not None else None)
         arrays["starts"] = np.array([row.completion_start for row in self.sequences], dtype=np.int32)
         arrays["messages"] = np.frombuffer(json.dumps(messages).encode(), dtype=np.uint8)
@@ -137,6 +145,7 @@ class Reference:
                         top_logprobs=arrays[f"top_logprobs_{index}"],
                         token_logprobs=arrays[f"token_logprobs_{index}"],
                         messages=tuple(messages[index]) if messages[index] is not None else None,
+                        greedy_ids=arrays.get(f"greedy_{index}"),
                     )
                     for index, start in enumerate(arrays["starts"])
                 )

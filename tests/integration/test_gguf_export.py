@@ -34,7 +34,6 @@ from gguf_export import (
     export,
     merge_to_safetensors,
     quantize,
-    reject,
     render,
     verify,
 )
@@ -231,93 +230,6 @@ def test_exports_are_reproducible(llama: Case, q8: Path, tmp_path: Path) -> None
     first = q8.read_bytes()
     again = export(llama.base, llama.adapter, tmp_path / "again.gguf", quant="Q8_0").path
     assert again.read_bytes() == first
-
-
-def test_standalone_verification(llama: Case, q8: Path) -> None:
-    verification = verify(q8, tokenizer_folder=llama.base, n_predict=4)
-    assert verification.ok and verification.kind == "standalone", verification.summary()
-    stop = next(c for c in verify(q8, n_predict=0, require_stop=True).checks if c.name == "answer")
-    assert not stop.ok and "no end token" in stop.detail
-
-
-def test_a_wrong_permutation_is_caught(llama: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_export.architectures.TensorPlan, "reorder", lambda self, rows: rows)
-    path = export(llama.base, llama.adapter, tmp_path / "m.gguf", quant="F32").path
-    assert "KL divergence" in _failed(verify(path, llama.reference(), n_predict=1))
-
-
-@pytest.mark.parametrize("fault", ["end token", "template", "scale", "other adapter", "no adapter"])
-def test_a_planted_fault_is_caught_by_name(llama: Case, tmp_path: Path, fault: str) -> None:
-    adapter: Path | None = llama.adapter
-    settings: dict[str, Any] = {}
-    if fault == "end token":
-        settings["eos_token"] = "<|endoftext|>"
-    elif fault == "template":
-        settings["chat_template"] = CHATML_TEMPLATE.replace("assistant\n", "assistant")
-    elif fault == "scale":
-        adapter = shutil.copytree(llama.adapter, tmp_path / "adapter")
-        config = json.loads((adapter / "adapter_config.json").read_text())
-        config["lora_alpha"] *= 2
-        (adapter / "adapter_config.json").write_text(json.dumps(config))
-    elif fault == "other adapter":
-        adapter = make_adapter(llama.base, tmp_path / "adapter", seed=5)
-    else:
-        adapter = None
-    path = export(llama.base, adapter, tmp_path / "m.gguf", quant="Q8_0", **settings).path
-    verification = verify(path, llama.reference(), n_predict=1)
-    expected = {"end token": "end token", "template": "token ids"}.get(fault, "KL divergence")
-    assert expected in _failed(verification), verification.summary()
-
-    rejected = reject(path, verification)
-    assert not path.exists() and rejected.name == "m.gguf.rejected"
-    assert f"FAILED {expected}" in (tmp_path / "m.gguf.rejected.txt").read_text()
-
-
-def test_a_corrupted_block_is_caught(q8: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(q8, tmp_path / "m.gguf"))
-    tensor = next(t for t in GgufFile(path).tensors if t.tensor_type.name == "Q8_0")
-    with path.open("r+b") as file:
-        file.seek(int(tensor.data_offset) + 34 * 5)
-        file.write(np.float16("nan").tobytes())
-    verification = verify(path, n_predict=1)
-    assert "values" in _failed(verification)
-    assert tensor.name in next(c.detail for c in verification.checks if c.name == "values")
-
-
-@pytest.mark.parametrize("keep", [0, 100, 50_000, -1])
-def test_truncated_gguf_is_one_failed_check(q8: Path, tmp_path: Path, keep: int) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(q8.read_bytes()[:keep])
-    verification = verify(path)
-    assert _failed(verification) == {"structure"} and len(verification.checks) == 1
-    with pytest.raises(BrokenFileError, match="truncated"):
-        GgufFile(path)
-    with pytest.raises(BrokenFileError, match="no such file"):
-        GgufFile(tmp_path / "nowhere.gguf")
-
-
-@pytest.mark.parametrize("signal_name", ["ILL", "SEGV", "KILL"])
-def test_a_crash_of_llama_cpp_is_a_failed_check(
-    q8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_name: str
-) -> None:
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\necho \'{{"begin": "load"}}\'\nkill -{signal_name} $$\n')
-    script.chmod(0o755)
-    monkeypatch.setattr(gguf_export.child.sys, "executable", str(script))
-    verification = verify(q8)
-    assert _failed(verification) == {"llama.cpp"}
-    detail = next(c.detail for c in verification.checks if c.name == "llama.cpp")
-    assert detail.startswith("failed in step load")
-    advice = {"ILL": "-mno-amx-tile", "SEGV": "crashed with SIGSEGV", "KILL": "lack of memory"}
-    assert advice[signal_name] in detail
-
-
-def test_a_file_that_llama_cpp_refuses_is_a_failed_check(q8: Path, tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(q8.read_bytes().replace(b"llama.block_count", b"llama.block_cuont"))
-    verification = verify(path)
-    assert "llama.cpp" in _failed(verification)
-    assert "block_count" in verification.summary()
 
 
 def _damage(case: Case, folder: Path, damage: str) -> tuple[Path, Path]:
