@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,8 +55,10 @@ def known_models() -> tuple[str, ...]:
 def resolve(base: str) -> BaseModel:
     """Find out which base model is meant.
 
+    Of a folder, ``config.json`` is read and nothing else is asked for: a plan needs no more (see `require_weights`).
+
     Raises:
-        ModelError: it is neither a folder, a hub id, nor the embedded model; or the folder is no checkpoint.
+        ModelError: it is neither a folder, a hub id, nor the embedded model; or the folder has no config.
     """
     facts = _facts()
     if base == EMBEDDED:
@@ -63,7 +66,7 @@ def resolve(base: str) -> BaseModel:
         return BaseModel(base, "embedded", known["config"], known["licence"])
     folder = Path(os.path.expanduser(base))  # Path.expanduser raises on a user that does not exist
     if folder.is_dir():
-        _check_folder(folder)
+        _require_files(folder, ("config.json",))
         return BaseModel(str(folder), "folder", read_config(folder))
     real = facts["aliases"].get(base, base)
     note = f"{base} does not exist under that name; using {real}" if real != base else None
@@ -79,11 +82,12 @@ def materialize(model: BaseModel) -> Path:
     A hub model is downloaded into the hub's own cache; the embedded one is dequantized once into the user's cache.
 
     Raises:
-        ModelError: the hub does not have it, or it is no checkpoint.
+        ModelError: the hub does not have it, or it (or the folder) is no checkpoint.
         MachineError: the hub cannot be reached, or the disk is full.
         MissingExtraError: the package that carries the embedded model is not installed.
     """
     if model.kind == "folder":
+        require_weights(model)
         return Path(model.id)
     if model.kind == "embedded":
         from lowvram_ft.embedded_model import dequantized
@@ -120,10 +124,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return value
 
 
-def _check_folder(folder: Path) -> None:
-    missing = [name for name in NEEDED_FILES if not (folder / name).is_file()]
+def require_weights(model: BaseModel) -> None:
+    """Refuse a folder that can be planned for, but not trained or exported.
+
+    Raises:
+        ModelError: it has no tokenizer or no weights.
+    """
+    if model.kind == "folder":
+        _check_folder(Path(model.id))
+
+
+def _require_files(folder: Path, names: Sequence[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"{folder}: is not a model folder (no {', '.join(missing)}); give one in the hub's layout")
+
+
+def _check_folder(folder: Path) -> None:
+    _require_files(folder, NEEDED_FILES)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder}: holds no .safetensors file; convert its weights to safetensors first")
 

@@ -72,10 +72,12 @@ class Job:
             RunDirectoryError: the directory holds something else, or another command is at work in it.
             MachineError: the recipe demands a GPU, and there is none.
             MissingExtraError: the recipe names Unsloth, and it is not installed.
+            ModelError: a stage's base model is a folder without weights.
             DataError: the file that a stage, perhaps the last of several, is to be trained on is missing.
         """
         for stage in self.resolved.stages:
             choose(stage.recipe.hardware, self.hardware)
+            models.require_weights(models.resolve(stage.recipe.model.base))
             if stage.recipe.data.path is not None:
                 require_file(Path(stage.recipe.data.path))
         self._planned_for = smallest(self.hardware, self.ranks.gather(facts_of(self.hardware)))

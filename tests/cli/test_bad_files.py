@@ -154,6 +154,16 @@ def test_model_folder_that_lacks_a_file(
     assert here("export", "--base", "llama", "--out", "mine.gguf") == failed(2, problem)
 
 
+def test_a_folder_without_weights_is_planned_for_and_not_trained(here: Cli, tmp_path: Path, tiny_llama: Path) -> None:
+    (tmp_path / "config-only").mkdir()
+    shutil.copy(tiny_llama / "config.json", tmp_path / "config-only")
+    write_recipe(tmp_path, Path("config-only"))
+    assert here("plan", "tiny.toml", "--json").code == 0
+    problem = "config-only: is not a model folder (no tokenizer.json); give one in the hub's layout"
+    assert here("train", "tiny.toml", "--out", "out", "-q") == failed(2, problem)
+    assert not (tmp_path / "out").exists()
+
+
 def test_export_type_that_is_not_known(here: Cli, tiny_llama: Path) -> None:
     known = "'F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'Q5_K_M', 'Q4_K_M' or 'Q4_K_S'"
     outcome = here("export", "--base", tiny_llama, "--out", "mine.gguf", "--quant", "Q3")

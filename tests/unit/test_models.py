@@ -93,7 +93,15 @@ def test_a_folder_is_read_where_it_is(tmp_path):
 )
 def test_a_folder_that_is_no_checkpoint_says_what_it_lacks(tmp_path, missing, message):
     with pytest.raises(ModelError, match=message):
-        models.resolve(str(folder(tmp_path, missing)))
+        models.require_weights(models.resolve(str(folder(tmp_path, missing))))
+    if missing != "config.json":
+        with pytest.raises(ModelError, match=message):
+            models.materialize(models.resolve(str(tmp_path)))
+
+
+def test_a_config_alone_can_be_planned_for(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert models.config_of(models.resolve(str(tmp_path))) == CONFIG
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
