@@ -12,7 +12,7 @@ import platform as platform_module
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,8 @@ Platform = Literal["linux", "wsl", "windows", "macos"]
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
 """The features that decide which CPU kernels run."""
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_tile"})
+"""Those with which bf16 products are faster than float32 ones; without either they are many times slower."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,11 @@ def cpu_count() -> int:
 def cpu_flags() -> tuple[str, ...]:
     """Those of `CPU_FLAGS` that this machine's CPU has; empty where ``/proc/cpuinfo`` does not say."""
     return cpu_facts(Path("/proc/cpuinfo"))[1]
+
+
+def has_fast_bf16(flags: Collection[str]) -> bool:
+    """Whether bf16 products are faster than float32 ones on a CPU with these flags, and not many times slower."""
+    return not BF16_FLAGS.isdisjoint(flags)
 
 
 def cpu_facts(cpuinfo: Path) -> tuple[str, tuple[str, ...]]:

@@ -88,7 +88,8 @@ def run_stage(
             on_event(kind, fields)
 
     plan = replace(
-        load_plan(load_in_4bit=recipe.quantization.load_in_4bit, lora_dropout=recipe.lora.lora_dropout),
+        load_plan(load_in_4bit=recipe.quantization.load_in_4bit),
+        lora=recipe.lora,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
     )
     return train_stage(

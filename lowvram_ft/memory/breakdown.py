@@ -26,7 +26,17 @@ def adapter_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> lis
         ),
         Term("gradients", device, n * value, f"{n} x {value}", "one of each trainable value, in its dtype"),
     ]
-    return terms + _optimizer_terms(setup, device, sizes)
+    return terms + _optimizer_terms(setup, device, sizes) + _kept_terms(n * value, device)
+
+
+def _kept_terms(n_bytes: int, device: Place) -> list[Term]:
+    """What the host holds of the trained weights so that they are not lost."""
+    text = "the trained weights at the lowest validation loss"
+    best = Term("best weights", "host", n_bytes, text, "lowvram_ft.training.recovery.saving")
+    if device == "host":  # a checkpoint is written from where they are
+        return [best]
+    text = "the trained weights on their way to a checkpoint"
+    return [best, Term("checkpoint copy", "host", n_bytes, text, "safetensors torch.py, _flatten_as_ptr")]
 
 
 def _optimizer_terms(setup: TrainingSetup, device: Place, sizes: list[int]) -> list[Term]:
@@ -65,6 +75,8 @@ def activation_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> 
     saved_source = "tensors saved by autograd in transformers + PEFT"
     if setup.kernels == "fused":
         saved_source = "tensors saved by unsloth kernels/fast_lora.py, rms_layernorm.py"
+    elif setup.kernels == "cpu":
+        saved_source = "tensors saved by lowvram_ft.training.fused; measured"
     tokens, c = setup.tokens, setup.compute_dtype_bytes
     inputs = tokens * (3 * 8 + 2 * shape.head_dim * c)
     terms = [
@@ -128,12 +140,14 @@ def activations_leave(setup: TrainingSetup, device: Place) -> bool:
 
 def _loss_term(shape: ModelShape, setup: TrainingSetup, device: Place) -> Term:
     tokens, c = setup.tokens, setup.compute_dtype_bytes
-    if head_place(shape, setup, device) != "device":
+    if head_place(shape, setup, device) != "device" or setup.kernels == "cpu":
+        norm = activations.last_norm_bytes(shape, setup) if setup.kernels == "cpu" else 0
+        text = f"{tokens} tokens x ({slice_rows(shape)} logits x {c + 4} + {shape.hidden_size} x {3 * c + 4})"
         return Term(
             "loss",
             device,
-            activations.sliced_loss_bytes(shape, setup),
-            f"{tokens} tokens x ({slice_rows(shape)} logits x {c + 4} + {shape.hidden_size} x {3 * c + 4})",
+            activations.sliced_loss_bytes(shape, setup) + norm,
+            text + (f" + {tokens} x {shape.hidden_size} x {4 + c} (last norm)" if norm else ""),
             "lowvram_ft.training.vocabulary.head_loss; measured",
         )
     chunk = min(setup.loss_chunk or tokens, tokens)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
 from lowvram_ft import models
-from lowvram_ft.hardware import Hardware
+from lowvram_ft.hardware import Hardware, has_fast_bf16
 from lowvram_ft.memory.cards import Card, known_card
 from lowvram_ft.memory.fit import Candidate, Fit, fit
 from lowvram_ft.memory.levers import CLASSES, Change
 from lowvram_ft.memory.setup import GIB, Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
+from lowvram_ft.memory.weights import kept_dequantized_bytes
 from lowvram_ft.recipe import Recipe, Resolved
 
 UNSLOTH_LOSS_CHUNK = 256
@@ -21,10 +22,13 @@ UNSLOTH_LOSS_CHUNK = 256
 UNSLOTH_ONLY = frozenset({"offload_layers", "offload_activations", "chunked_loss"})
 """Words that the reference engine cannot follow."""
 
+AMPLE = 4
+"""4-bit weights are kept dequantized as well where so many times the memory that this takes is free."""
+
 PLANNED = (
     "max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "r", "gradient_checkpointing",
     "offload_layers", "slot_layers", "offload_embedding", "offload_activations", "offload_optimizer", "head",
-    "nf4_embedding", "optimizer", "loss_chunk",
+    "nf4_embedding", "optimizer", "loss_chunk", "keep_dequantized",
 )  # fmt: skip
 """Fields of `TrainingSetup` that a plan decides."""
 
@@ -147,12 +151,16 @@ def plan_recipe(
     if card is None and hardware.gpus:
         card = known_card(hardware.gpus[0].name)
     wanted = setup_for(recipe, on_gpu=budget.vram_bytes is not None)
+    if budget.vram_bytes is None:
+        wanted = replace(wanted, compute_dtype_bytes=2 if has_fast_bf16(hardware.cpu_flags) else 4)
     allow = _possible(recipe, wanted)
     names = [recipe.model.base, *(recipe.model.fallbacks if "smaller_model" in recipe.hardware.allow else ())]
     first: StagePlan | None = None
     for name in names:
         model = models.resolve(name)
-        found = fit(ModelShape.from_config(models.config_of(model)), wanted, budget, allow, card, explain=first is None)
+        shape = ModelShape.from_config(models.config_of(model))
+        setup = replace(wanted, keep_dequantized=_may_keep(shape, wanted, budget, hardware))
+        found = fit(shape, setup, budget, allow, card, explain=first is None)
         changes, notes = found.changes, tuple(_notes(model, found, hardware, overrides or {}))
         if first is not None:
             text = f"{first.model.id} does not fit ► {model.id}, the next of model.fallbacks"
@@ -180,6 +188,14 @@ def _possible(recipe: Recipe, wanted: TrainingSetup) -> list[str]:
     if wanted.optimizer == "adamw_torch":  # no engine steps torch's AdamW on the host; bitsandbytes pages its own
         words = [word for word in words if word != "offload_optimizer"]
     return words
+
+
+def _may_keep(shape: ModelShape, wanted: TrainingSetup, budget: Budget, hardware: Hardware) -> bool:
+    """Whether a CPU's memory is ample for 4-bit weights in the compute type besides."""
+    if wanted.kernels != "cpu" or not wanted.load_in_4bit:
+        return False
+    kept = kept_dequantized_bytes(shape, replace(wanted, keep_dequantized=True))
+    return AMPLE * kept < min(hardware.ram_available_bytes, budget.ram_bytes - budget.system_bytes)
 
 
 def _rows(recipe: Recipe) -> int | None:
@@ -219,6 +235,6 @@ def setup_for(recipe: Recipe, *, on_gpu: bool) -> TrainingSetup:
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         optimizer=recipe.train.optim if on_gpu else "adamw_torch",
         n_ctx=recipe.export.n_ctx,
-        kernels="fused" if unsloth else "eager",
+        kernels="fused" if unsloth else "eager" if on_gpu else "cpu",
         loss_chunk=UNSLOTH_LOSS_CHUNK if unsloth else None,
     )

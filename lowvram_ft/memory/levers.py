@@ -89,12 +89,17 @@ def changes_between(wanted: TrainingSetup, chosen: TrainingSetup, shape: ModelSh
 
 def _placements(wanted: TrainingSetup, chosen: TrainingSetup, shape: ModelShape) -> dict[str, str]:
     texts = {}
+    again = []
     if chosen.gradient_checkpointing != wanted.gradient_checkpointing:
-        texts["checkpointing"] = (
+        again.append(
             "activations computed again in the backward pass: the same result, slower"
             if chosen.gradient_checkpointing
             else "no checkpointing, because all activations fit: the same result, faster"
         )
+    if wanted.keep_dequantized and not chosen.keep_dequantized:
+        again.append("4-bit weights dequantized at each use: the same result, slower")
+    if again:
+        texts["checkpointing"] = "; ".join(again)
     if chosen.offload_embedding and not wanted.offload_embedding:
         texts["offload_embedding"] = "embedding on the host: the same result"
     if chosen.head == "host" and wanted.head != "host":

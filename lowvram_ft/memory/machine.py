@@ -14,7 +14,7 @@ threads and batches; with CUDA's libraries an assumption.
 """
 
 CHECKPOINTS_KEPT = 2
-"""Checkpoints of the adapter and its optimizer on disk at a time."""
+"""Whole checkpoints on disk (``lowvram_ft.training.recovery.checkpoints.KEPT``); one more while it is written."""
 
 Q4_K_M_BITS = 4.9
 """Bits a weight of a Q4_K_M file: Q4_K has 4.5 and Q6_K, for some tensors, 6.5625 (llama.cpp
@@ -27,7 +27,10 @@ be dropped again; the index and the batches that the loader has ready are a few 
 SLAB_BYTES = 16 * MIB
 """What the merge holds of a tensor at a time (``gguf_export/weights.py``)."""
 
-_OPTIMIZER_STATES = ("optimizer state", "paged optimizer state", "offloaded optimizer state")
+_IN_A_CHECKPOINT = (
+    *("LoRA weights", "optimizer state", "paged optimizer state", "offloaded optimizer state"),
+    "best weights",
+)
 
 
 def q4_k_m_bytes(shape: ModelShape) -> int:
@@ -86,16 +89,16 @@ def host_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[T
 
 def disk_terms(shape: ModelShape, terms: list[Term]) -> list[Term]:
     """What a run downloads and writes: the base, checkpoints of the adapter, a merged file and its Q4_K_M."""
-    trained = sum(term.bytes for term in terms if term.name in ("LoRA weights", *_OPTIMIZER_STATES))
+    trained = sum(term.bytes for term in terms if term.name in _IN_A_CHECKPOINT)
     n = shape.n_parameters
     return [
         Term("download", "disk", 2 * n, f"{n} values x 2", "16-bit safetensors"),
         Term(
             "checkpoints",
             "disk",
-            CHECKPOINTS_KEPT * trained,
-            f"{CHECKPOINTS_KEPT} x {trained} (adapter and optimizer)",
-            "transformers Trainer, save_total_limit",
+            (CHECKPOINTS_KEPT + 1) * trained,
+            f"({CHECKPOINTS_KEPT} + 1 being written) x {trained} (adapter, optimizer, best weights)",
+            "lowvram_ft.training.recovery.checkpoints",
         ),
         Term(
             "export",

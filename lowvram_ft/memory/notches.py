@@ -12,6 +12,7 @@ from typing import Literal
 
 from lowvram_ft.memory.levers import LEVERS
 from lowvram_ft.memory.setup import TrainingSetup
+from lowvram_ft.memory.space import LOSS_CHUNK, MIN_LENGTH
 
 Lever = Literal[
     "checkpointing",
@@ -21,19 +22,22 @@ Lever = Literal[
     "offload_optimizer",
     "offload_head",
     "smaller_batch",
+    "chunked_loss",
     "nf4_head",
     "nf4_embedding",
     "optimizer_8bit",
     "shorter",
 ]
 """What an engine can be asked to do in the middle of a run, in the order in which it is tried: the words of
-``hardware.allow`` (`lowvram_ft.memory.levers`), less those of which a run cannot go on with what it has trained."""
+``hardware.allow`` (`lowvram_ft.memory.levers`), less those of which a run cannot go on with what it has trained:
+``smaller_rank`` (the adapter and its moments have another shape) and ``smaller_model``."""
 Short = Literal["device", "host"]
 """Where memory ran out: where the model is trained, or on the host of a card."""
 
 MOST_NOTCHES = 3
 FIRST_LAYERS = 2
-MIN_LENGTH = 512
+MIN_CHUNK = 64
+"""Tokens of a loss in chunks, below which fewer save little beside the last hidden states."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def step_down(
         ("offload_optimizer", lambda: _optimizer_out(setup)),
         ("offload_head", lambda: _head_out(setup)),
         ("smaller_batch", lambda: _smaller_batch(setup)),
+        ("chunked_loss", lambda: _chunked(setup)),
         ("nf4_head", lambda: _nf4_head(setup)),
         ("nf4_embedding", lambda: None if tied else _nf4_embedding(setup)),
         ("optimizer_8bit", lambda: _optimizer_8bit(setup)),
@@ -111,6 +116,9 @@ def _helps_host(lever: Lever, setup: TrainingSetup) -> bool:
 
 
 def _checkpointing(setup: TrainingSetup) -> Notch | None:
+    if setup.keep_dequantized:
+        words = "4-bit weights dequantized at each use: the same result, slower"
+        return Notch(replace(setup, keep_dequantized=False), "checkpointing", words)
     if setup.gradient_checkpointing:
         return None
     words = "gradient checkpointing on: the same result, slower"
@@ -161,6 +169,17 @@ def _smaller_batch(setup: TrainingSetup) -> Notch | None:
     words = f"micro-batch {batch} ► {half}, accumulation {steps} ► {effective // half}: the same effective batch"
     smaller = replace(setup, per_device_train_batch_size=half, gradient_accumulation_steps=effective // half)
     return Notch(smaller, "smaller_batch", words)
+
+
+def _chunked(setup: TrainingSetup) -> Notch | None:
+    if setup.head != "device":  # its loss has slices of the vocabulary, for all tokens
+        return None
+    chunk = setup.tokens if setup.loss_chunk is None else min(setup.loss_chunk, setup.tokens)
+    if chunk <= MIN_CHUNK:
+        return None
+    smaller = max(MIN_CHUNK, min(LOSS_CHUNK, chunk // 2))
+    words = f"the loss over {smaller} tokens at a time: the same sum"
+    return Notch(replace(setup, loss_chunk=smaller), "chunked_loss", words)
 
 
 def _nf4_head(setup: TrainingSetup) -> Notch | None:

@@ -28,9 +28,9 @@ WEIGHTS = (
     "offloaded layers' statistics",
 )
 _TRAINED = ("LoRA weights", "optimizer state")
-_STANDING = (*WEIGHTS, "layer slots", "cuBLAS workspace", *_TRAINED)
+_STANDING = (*WEIGHTS, "dequantized copies", "layer slots", "cuBLAS workspace", *_TRAINED)
 PHASES: dict[str, tuple[str, ...]] = {
-    "load": (*WEIGHTS, "tables while loading", "loader"),
+    "load": (*WEIGHTS, "dequantized copies", "tables while loading", "loader"),
     "forward": (*_STANDING, "gradients", "inputs", "activations", "dequantized weight", "workspace"),
     "loss": (*_STANDING, "gradients", "inputs", "activations", "head slices", "loss"),
     "backward": (
@@ -54,7 +54,7 @@ HOST_PHASES: dict[str, tuple[str, ...]] = {
         *_HOST_ALWAYS,
         *_HOST_MODEL,
         *("data set", "offloaded activations", "paged optimizer state", "offloaded optimizer state"),
-        "optimizer copies",
+        *("optimizer copies", "best weights", "checkpoint copy"),
     ),
     "export": (*_HOST_ALWAYS, "merge"),
     "answers": (*_HOST_ALWAYS, "GGUF", "KV cache"),
@@ -152,24 +152,12 @@ def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> Memo
     Raises:
         UsageError: more layers are to stay on the host than the model has.
     """
-    if setup.offload_layers > shape.num_hidden_layers:
-        raise UsageError(
-            f"memory plan: offload_layers: more than the model has "
-            f"(got {setup.offload_layers} of {shape.num_hidden_layers}); lower it"
-        )
     device: Place = "host" if budget.vram_bytes is None else "gpu"
     # Without a card there is no other place for a layer to go.
     offload = setup.offload_layers if device == "gpu" else 0
-    terms = [
-        *weight_terms(shape, setup, device, offload),
-        *adapter_terms(shape, setup, device),
-        *activation_terms(shape, setup, device),
-    ]
+    terms = _training_terms(shape, setup, device)
     here = {term.name: term.bytes for term in terms if term.where == device}
-    slack = _fragmentation(here, device)
-    terms.append(slack)
-    here[slack.name] = slack.bytes
-    phases = tuple(_phase(name, (*keys, slack.name), here) for name, keys in PHASES.items())
+    phases = tuple(_phase(name, (*keys, "fragmentation"), here) for name, keys in PHASES.items())
     peak = max(phase.bytes for phase in phases)
     terms += [*host_terms(shape, setup, device), *machine_terms(budget, device)]
     terms += disk_terms(shape, terms)
@@ -193,6 +181,35 @@ def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> Memo
         offload_layers=offload,
         notes=tuple(_notes(shape, setup, device)),
     )
+
+
+def card_peak(shape: ModelShape, setup: TrainingSetup) -> int:
+    """``peak_gpu_bytes`` of a plan, and nothing else of it: a search asks for it hundreds of times.
+
+    Raises:
+        UsageError: as `plan_memory`.
+    """
+    here = {term.name: term.bytes for term in _training_terms(shape, setup, "gpu") if term.where == "gpu"}
+    return max(sum(here.get(key, 0) for key in keys) for keys in PHASES.values()) + here["fragmentation"]
+
+
+def _training_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[Term]:
+    """The terms of what is loaded and trained, wherever they are.
+
+    Raises:
+        UsageError: more layers are to stay on the host than the model has.
+    """
+    if setup.offload_layers > shape.num_hidden_layers:
+        raise UsageError(
+            f"memory plan: offload_layers: more than the model has "
+            f"(got {setup.offload_layers} of {shape.num_hidden_layers}); lower it"
+        )
+    terms = [
+        *weight_terms(shape, setup, device, setup.offload_layers if device == "gpu" else 0),
+        *adapter_terms(shape, setup, device),
+        *activation_terms(shape, setup, device),
+    ]
+    return [*terms, _fragmentation({term.name: term.bytes for term in terms if term.where == device}, device)]
 
 
 def _phase(name: str, keys: tuple[str, ...], here: Mapping[str, int]) -> Phase:

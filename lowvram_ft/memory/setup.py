@@ -9,7 +9,7 @@ from lowvram_ft.errors import UsageError
 from lowvram_ft.memory.shape import LINEAR_NAMES
 
 Optimizer = Literal["adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
-Kernels = Literal["eager", "fused"]
+Kernels = Literal["eager", "fused", "cpu"]
 Head = Literal["device", "host", "nf4"]
 Platform = Literal["linux", "wsl", "windows", "macos"]
 
@@ -114,7 +114,10 @@ class TrainingSetup:
             transformers' own loss has it. A head on the host or in NF4 makes logits of `HEAD_SLICE_ROWS` tokens of
             the vocabulary at a time instead, for all positions.
         n_ctx: context of the exported model, whose answers are evaluated after training.
-        kernels: ``eager`` is transformers + PEFT, ``fused`` is Unsloth's Triton kernels.
+        kernels: ``eager`` is transformers + PEFT, ``fused`` is Unsloth's Triton kernels, ``cpu`` is what the reference
+            engine makes of PEFT's layers and of the loss on a CPU (``lowvram_ft.training.fused``).
+        keep_dequantized: hold the 4-bit weights under LoRA in the compute dtype besides, so that they are dequantized
+            once and not at each use (``cpu`` alone).
     """
 
     load_in_4bit: bool = True
@@ -139,6 +142,7 @@ class TrainingSetup:
     loss_chunk: int | None = None
     n_ctx: int = 4096
     kernels: Kernels = "eager"
+    keep_dequantized: bool = False
 
     def __post_init__(self) -> None:
         for key in (

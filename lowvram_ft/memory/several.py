@@ -16,7 +16,7 @@ from lowvram_ft.recipe import Recipe, TrainSection
 PLACEMENT = frozenset(
     {
         *("offload_layers", "slot_layers", "offload_embedding", "offload_activations", "offload_optimizer"),
-        *("head", "gradient_checkpointing"),
+        *("head", "gradient_checkpointing", "keep_dequantized"),
     }
 )
 """Fields of `TrainingSetup` that say where something is or when it is computed, not what it is (but for a head in

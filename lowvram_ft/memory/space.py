@@ -25,6 +25,8 @@ def with_layers(setup: TrainingSetup, layers: int) -> TrainingSetup:
 def placements(base: TrainingSetup, shape: ModelShape, allow: Sequence[str], *, on_card: bool) -> list[TrainingSetup]:
     """Every combination of the first class but for the number of layers; the unchanged setup first."""
     switches = [[dict[str, object]()]]
+    if "checkpointing" in allow and base.keep_dequantized:
+        switches.append([{}, {"keep_dequantized": False}])
     if "checkpointing" in allow and not (base.offload_layers or base.offload_activations):
         other = not base.gradient_checkpointing
         switches.append([{}, {"gradient_checkpointing": other}])
@@ -44,7 +46,7 @@ def all_placed(base: TrainingSetup, shape: ModelShape, allow: Sequence[str], *, 
     if on_card:
         pulled = {key: value for part in _moves(base, shape, allow) for key, value in part.items()}
     if "checkpointing" in allow:
-        pulled["gradient_checkpointing"] = True
+        pulled |= {"gradient_checkpointing": True, "keep_dequantized": False}
     return replace(base, **pulled)  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ def weight_terms(shape: ModelShape, setup: TrainingSetup, device: Place, offload
     """Frozen weights, on the device and on the host, and what loading them takes for a moment."""
     return [
         *_decoder_terms(shape, setup, device, offload_layers),
+        *_kept_terms(shape, setup, device),
         *_table_terms(shape, setup, device),
         _loader_term(shape, setup, device),
     ]
@@ -48,6 +49,17 @@ def table_bytes(shape: ModelShape, setup: TrainingSetup, where: Head) -> int:
     return shape.n_embedding * setup.compute_dtype_bytes
 
 
+def kept_dequantized_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the 4-bit weights that are held in the compute dtype besides.
+
+    Source: ``lowvram_ft.training.fused.fuse``: those under LoRA.
+    """
+    if not (setup.keep_dequantized and setup.load_in_4bit):
+        return 0
+    a_layer = sum(linear.n_weights for linear in shape.linears if linear.name in setup.target_modules)
+    return shape.num_hidden_layers * a_layer * setup.compute_dtype_bytes
+
+
 def slice_rows(shape: ModelShape) -> int:
     """Rows of the vocabulary in a slice of the head."""
     return min(HEAD_SLICE_ROWS, shape.vocab_size)
@@ -77,6 +89,15 @@ def _decoder_terms(shape: ModelShape, setup: TrainingSetup, device: Place, offlo
         where = f"{_SWAP_SOURCE}: parameters are swapped, quant_state stays"
         terms.append(Term("offloaded layers' statistics", device, offload_layers * statistics, text, where))
     return terms
+
+
+def _kept_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[Term]:
+    n_bytes = kept_dequantized_bytes(shape, setup)
+    if not n_bytes:
+        return []
+    c = setup.compute_dtype_bytes
+    text = f"4-bit weights under LoRA, written out once: {n_bytes // c} x {c}"
+    return [Term("dequantized copies", device, n_bytes, text, "lowvram_ft.training.fused.fuse")]
 
 
 def _table_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[Term]:

@@ -36,6 +36,7 @@ def load_plan(recipe: Recipe, plan: dict[str, Any]) -> LoadPlan:
         slot_layers=plan["slot_layers"],
         offload_activations=plan["offload_activations"],
         loss_chunk=plan["loss_chunk"],
+        keep_dequantized=plan["keep_dequantized"],
         vram_bytes=usable or None,
         seed=recipe.train.seed,
         planned_bytes=planned_bytes(plan["plan"]),

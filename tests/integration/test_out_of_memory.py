@@ -116,6 +116,20 @@ def test_what_was_given_up_is_remembered_by_the_next_run(tiniest: Path, undistur
     assert digest(trained.adapter) == digest(undisturbed.adapter)
 
 
+def test_a_smaller_rank_is_no_step_down_because_no_checkpoint_fits_it(tiniest: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(tiniest, max_steps=STEPS)
+
+    def fail(kind: str, fields: dict[str, Any]) -> None:
+        if kind == "trained" and fields["step"] == 5:
+            raise ValueError("the end")
+
+    with pytest.raises(ValueError, match="the end"):
+        run_stage(recipe, tmp_path, on_event=fail)
+    narrower = recipe.model_copy(update={"lora": recipe.lora.model_copy(update={"r": 4, "lora_alpha": 8})})
+    with pytest.raises(RuntimeError, match=r"size mismatch for .*lora_A"):
+        run_stage(narrower, tmp_path)
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory(tiniest: Path, tmp_path: Path) -> None:
     def fail(kind: str, fields: dict[str, Any]) -> None:
         if kind == "trained" and fields["step"] == 3:

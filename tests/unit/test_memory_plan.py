@@ -186,7 +186,7 @@ def test_without_a_card_the_same_terms_are_on_the_host():
     assert without.offload_layers == 0
     assert {term.where for term in without.terms} == {"host", "disk"}
     assert without.term("decoder weights").bytes == with_card.term("decoder weights").bytes
-    outside = sum(without.term(name).bytes for name in ("process", "system", "data set"))
+    outside = sum(without.term(name).bytes for name in ("process", "system", "data set", "best weights"))
     assert without.peak_host_bytes == max(phase.bytes for phase in without.phases) + outside
     assert without.fits
     assert not plan_memory(DEEPSEEK_6_7B, UNSLOTH, Budget(None, 4 * GIB)).fits

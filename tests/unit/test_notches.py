@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from lowvram_ft.memory.levers import LEVERS
-from lowvram_ft.memory.notches import FIRST_LAYERS, MIN_LENGTH, Lever, step_down
+from lowvram_ft.memory.notches import FIRST_LAYERS, MIN_CHUNK, MIN_LENGTH, Lever, step_down
 from lowvram_ft.memory.setup import TrainingSetup
 
 ALL = get_args(Lever)
@@ -55,6 +55,32 @@ def test_the_whole_way_down() -> None:
     ]
 
 
+def test_a_loss_on_the_card_comes_in_ever_smaller_chunks() -> None:
+    down = {"levers": ("chunked_loss",)}
+    assert _way_down(replace(WHOLE, loss_chunk=None), **down) == [
+        ("chunked_loss", {"loss_chunk": 256}),
+        ("chunked_loss", {"loss_chunk": 128}),
+        ("chunked_loss", {"loss_chunk": MIN_CHUNK}),
+    ]
+    assert _way_down(replace(WHOLE, loss_chunk=1 << 20, max_length=100), **down)[0] == (
+        "chunked_loss",
+        {"loss_chunk": 200},
+    )
+    assert _way_down(replace(WHOLE, head="host"), **down) == []
+
+
+def test_dequantized_copies_go_before_anything_is_checkpointed() -> None:
+    found = _way_down(replace(WHOLE, keep_dequantized=True), levers=("checkpointing",))
+    assert found == [
+        ("checkpointing", {"keep_dequantized": False}),
+        ("checkpointing", {"gradient_checkpointing": True}),
+    ]
+
+
+def test_every_word_is_a_notch_but_those_that_need_a_new_adapter() -> None:
+    assert set(LEVERS) - set(ALL) == {"smaller_rank", "smaller_model"}
+
+
 def test_no_class_comes_after_a_heavier_one() -> None:
     levels = [LEVERS[lever] for lever, _ in _way_down(WHOLE)]
     assert levels == sorted(levels)
@@ -63,8 +89,10 @@ def test_no_class_comes_after_a_heavier_one() -> None:
 
 @pytest.mark.parametrize("lever", ALL)
 def test_what_is_not_allowed_or_not_possible_is_left_out(lever: Lever) -> None:
-    others = [word for word in ALL if word != lever]
-    assert lever in [word for word, _ in _way_down(WHOLE)]
+    # a head that has left the card has its loss in slices: there are no chunks to make smaller
+    every = [word for word in ALL if lever != "chunked_loss" or word != "offload_head"]
+    others = [word for word in every if word != lever]
+    assert lever in [word for word, _ in _way_down(WHOLE, allow=every)]
     assert lever not in [word for word, _ in _way_down(WHOLE, allow=others)]
     assert lever not in [word for word, _ in _way_down(WHOLE, levers=others)]
 

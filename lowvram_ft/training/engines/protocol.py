@@ -37,6 +37,7 @@ class LoadPlan:
         slot_layers: layers' worth of card memory that offloaded ones pass through; one more than are fetched ahead.
         offload_activations: keep checkpointed hidden states in host memory.
         loss_chunk: tokens whose logits exist at a time; None for all. Not with a head in slices.
+        keep_dequantized: hold 4-bit weights in the compute type besides (the reference engine on a CPU).
         planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
     """
 
@@ -53,6 +54,7 @@ class LoadPlan:
     slot_layers: int = 2
     offload_activations: bool = False
     loss_chunk: int | None = None
+    keep_dequantized: bool = False
     planned_bytes: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowvram_ft.errors import ModelError
-from lowvram_ft.hardware import cpu_flags, detect
+from lowvram_ft.hardware import cpu_flags, has_fast_bf16
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
@@ -15,9 +15,6 @@ from lowvram_ft.training.sft import build_sft_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_tile"})
-"""CPU flags with which bf16 products are faster than float32 ones; without either they are many times slower."""
 
 
 class ReferenceEngine:
@@ -68,7 +65,7 @@ class ReferenceEngine:
         if device == "cpu":
             from lowvram_ft.training.fused import fuse
 
-            fuse(peft, keep_dequantized=_memory_is_ample(base))
+            fuse(peft, keep_dequantized=plan.keep_dequantized)
         return Loaded(peft, tokenizer, device, dtype)
 
     def trainer(
@@ -94,23 +91,13 @@ class ReferenceEngine:
         return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class)
 
 
-AMPLE = 4
-"""4-bit weights are kept dequantized as well where so many times the memory that this takes is free."""
-
-
-def _memory_is_ample(model: Any) -> bool:
-    """Whether there is memory to spare for all weights in the compute type."""
-    in_16_bits = 2 * int(model.num_parameters())
-    return in_16_bits * AMPLE < detect().ram_available_bytes
-
-
 def compute_dtype(device: str) -> str:
     """The type to compute in: bf16 where the device has it in hardware, else float32."""
     if device == "cuda":
         import torch
 
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    return "bfloat16" if BF16_FLAGS & set(cpu_flags()) else "float32"
+    return "bfloat16" if has_fast_bf16(cpu_flags()) else "float32"
 
 
 def lora_config(section: LoraSection) -> Any:

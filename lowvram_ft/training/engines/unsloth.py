@@ -47,7 +47,7 @@ class UnslothEngine:
         if device == "cpu":
             return everywhere
         here: frozenset[Lever] = frozenset({"offload_head", "nf4_head", "nf4_embedding", "offload_activations"})
-        return everywhere | here | {"offload_layers", "offload_embedding", "optimizer_8bit"}
+        return everywhere | here | {"offload_layers", "offload_embedding", "optimizer_8bit", "chunked_loss"}
 
     def load(self, model: Path, plan: LoadPlan, adapter: Path | None) -> Loaded:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
