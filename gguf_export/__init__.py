@@ -14,6 +14,7 @@ from .child import require_llama_cpp
 from .errors import (
     BrokenFileError,
     DiskSpaceError,
+    DownloadError,
     ExportError,
     HostMemoryError,
     MissingLibraryError,
@@ -22,6 +23,7 @@ from .errors import (
 )
 from .export import ExportResult, export
 from .gotemplate import render_modelfile_messages, render_modelfile_template
+from .hub import link_model
 from .lora_gguf import LoraResult, export_lora
 from .ollama import modelfile
 from .quantize import QUANT_TYPES, quantize
@@ -40,6 +42,7 @@ __all__ = [
     "Check",
     "Checkpoint",
     "DiskSpaceError",
+    "DownloadError",
     "ExportError",
     "ExportResult",
     "GgufFile",
@@ -56,6 +59,7 @@ __all__ = [
     "VerificationFailed",
     "export",
     "export_lora",
+    "link_model",
     "merge_to_safetensors",
     "modelfile",
     "quantize",

@@ -3,6 +3,7 @@
     ExportError                1   the export failed
     ├── UnsupportedError       2   a model, adapter, tokenizer or template that is not covered
     ├── BrokenFileError        2   an input file that is missing, truncated or damaged
+    ├── DownloadError          3   a hub that cannot be reached, or does not give what was asked for
     ├── DiskSpaceError         3   not enough room for what will be written
     ├── HostMemoryError        3   not enough free memory to begin
     ├── MissingLibraryError    3   llama-cpp-python is not installed
@@ -30,6 +31,12 @@ class BrokenFileError(ExportError):
     """An input file that is missing, truncated or damaged."""
 
     exit_code = 2
+
+
+class DownloadError(ExportError):
+    """A hub that cannot be reached, or does not give what was asked for."""
+
+    exit_code = 3
 
 
 class DiskSpaceError(ExportError):

@@ -34,7 +34,7 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
 """The storage types that can be read as they are, by their safetensors name."""
 
 _MAX_HEADER_BYTES = 100 << 20
-_ITEM_BYTES: Final = {"U8": 1, "I8": 1, "BOOL": 1, "I16": 2, "I32": 4, "I64": 8, "F64": 8}
+ITEM_BYTES: Final = {"U8": 1, "I8": 1, "BOOL": 1, "I16": 2, "I32": 4, "I64": 8, "F64": 8}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class TensorInfo:
         Raises:
             ExportError: they cannot be read.
         """
-        return self.file.read(self.offset + first, n_bytes, self.name)
+        item = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else ITEM_BYTES.get(self.dtype, 0)
+        return self.file.read(self.offset + first, n_bytes, self.name, self.offset + self.n_elements * item)
 
     def read(self, rows: slice | None = None) -> Float32:
         """Read rows of it as float32 ``[rows, ...]``; all of them when ``rows`` is ``None``.
@@ -114,7 +115,7 @@ def read_header(file: Path | ByteSource) -> dict[str, TensorInfo]:
             first, last = entry["data_offsets"]
             info = TensorInfo(source, entry["dtype"], tuple(entry["shape"]), 8 + length + first, name)
             end = max(end, 8 + length + last)
-            item = DTYPES[info.dtype].itemsize if info.dtype in DTYPES else _ITEM_BYTES.get(info.dtype)
+            item = DTYPES[info.dtype].itemsize if info.dtype in DTYPES else ITEM_BYTES.get(info.dtype)
             if first < 0 or (item is not None and last - first != info.n_elements * item):
                 raise BrokenFileError(f"{source}: {name}: its shape and its bytes disagree; fetch or save it again")
             tensors[name] = info

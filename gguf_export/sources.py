@@ -25,13 +25,14 @@ class ByteSource(Protocol):
     def size(self) -> int:
         """How many bytes there are."""
 
-    def read(self, offset: int, n_bytes: int, what: str) -> Bytes:
+    def read(self, offset: int, n_bytes: int, what: str, end: int = 0) -> Bytes:
         """Read exactly ``n_bytes`` from ``offset``, as a fresh array.
 
         Args:
             offset: the first byte.
             n_bytes: how many.
             what: what is read (a tensor's name), for messages.
+            end: where ``what`` ends: a source that is slow to answer may fetch ahead up to there.
 
         Raises:
             ExportError: they cannot be had; the message names the source and ``what``.
@@ -70,8 +71,9 @@ class LocalFile:
             raise BrokenFileError(f"{path}: cannot be read ({error.strerror}); check the disk") from error
         return cls(path, status.st_size, status.st_mtime_ns)
 
-    def read(self, offset: int, n_bytes: int, what: str) -> Bytes:
+    def read(self, offset: int, n_bytes: int, what: str, end: int = 0) -> Bytes:
         """See `ByteSource.read`."""
+        del end  # the system reads ahead by itself
         values = np.empty(n_bytes, np.uint8)
         try:
             descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))

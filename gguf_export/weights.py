@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import BrokenFileError, UnsupportedError
 from .files import read_json
+from .hub import remote_files
 from .nf4 import FourBitTensor, four_bit_tensors
 from .shards import DTYPES, Float32, TensorInfo, read_header
 
@@ -138,9 +139,10 @@ def _require_known_quantization(folder: Path, config: Mapping[str, Any]) -> None
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    index_path = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return read_header(folder / "model.safetensors")
+    single, index_path = "model.safetensors", folder / "model.safetensors.index.json"
+    remote = remote_files(folder)
+    if single in remote or (folder / single).is_file():
+        return read_header(remote.get(single, folder / single))
     if not index_path.is_file():
         if any(folder.glob("pytorch_model*.bin")):
             raise UnsupportedError(
@@ -155,7 +157,7 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
         raise BrokenFileError(f"{index_path}: holds no weight_map; fetch it again")
     tensors: dict[str, TensorInfo] = {}
     for shard in sorted(set(weight_map.values())):
-        tensors.update(read_header(folder / shard))
+        tensors.update(read_header(remote.get(shard, folder / shard)))
     for name in weight_map:
         if name not in tensors:
             raise BrokenFileError(f"{index_path}: {name}: in no shard; fetch or save the weights again")
