@@ -159,14 +159,16 @@ def rope_factors(checkpoint: Checkpoint) -> Float32 | None:
     if rope.get("rope_type") != "llama3":
         return None
     head_dim = _head_dim(checkpoint)
-    # float32 throughout, as llama.cpp's converter computes them.
+    # To the bit what llama.cpp's converter gets from torch: float32 throughout, a power that is rounded once
+    # (numpy's float32 power is off by more), and a number over a tensor as a product with its reciprocal.
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.float32(1.0) / (np.float32(rope["rope_theta"]) ** exponents)
-    wavelengths = np.float32(2 * math.pi) / frequencies
+    powers = np.float64(rope["rope_theta"]) ** exponents.astype(np.float64)
+    frequencies = np.float32(1.0) / powers.astype(np.float32)
+    wavelengths = np.float32(2 * math.pi) * (np.float32(1.0) / frequencies)
     factor = np.float32(rope.get("factor", 8.0))
     low, high = np.float32(rope.get("low_freq_factor", 1.0)), np.float32(rope.get("high_freq_factor", 4.0))
     original = np.float32(rope.get("original_max_position_embeddings", 8192))
-    smooth = (original / wavelengths - low) / (high - low)
+    smooth = (original * (np.float32(1.0) / wavelengths) - low) / (high - low)
     blended = np.float32(1.0) / ((np.float32(1.0) - smooth) / factor + smooth)
     factors = np.where(wavelengths < original / high, 1.0, np.where(wavelengths > original / low, factor, blended))
     return factors.astype(np.float32)

@@ -156,7 +156,13 @@ def export(
         require_free_space(out.parent, needed)
         temporary = temporary_path(out, "export")
         checksum, size = write_gguf(
-            _writer(plan), temporary, plan.rope, plan.tensors, plan.source, lambda share: report("write", share)
+            _writer(plan),
+            temporary,
+            plan.rope,
+            plan.tensors,
+            plan.source,
+            lambda share: report("write", share),
+            rope_position=_rope_position(plan),
         )
         commit(temporary, out)
     vocabulary = plan.vocabulary
@@ -249,6 +255,14 @@ def _writer(plan: _Plan) -> Any:
         for key in ("general.quantization_version", "general.file_type"):
             writer.kv_data[0][key] = writer.kv_data[0].pop(key)
     return writer
+
+
+def _rope_position(plan: _Plan) -> int:
+    """How many tensors lie before the rope factors: none in the converter's file, those by name in the quantizer's."""
+    if not plan.ends_with_type:
+        return 0
+    outside = [tensor.plan.name for tensor in plan.tensors if not tensor.plan.name.startswith("blk.")]
+    return sum(name < "rope_freqs.weight" for name in outside)
 
 
 def _add_metadata(writer: Any, plan: _Plan) -> None:

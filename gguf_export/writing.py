@@ -135,17 +135,19 @@ def write_gguf(
     source: Source,
     report: Callable[[float], None],
     n_threads: int | None = None,
+    rope_position: int = 0,
 ) -> tuple[str, int]:
     """Write a whole file: header, settings, tensors.
 
     Args:
         writer: a ``gguf.GGUFWriter`` that has its settings, and no tensor yet.
         path: the file to write; a temporary name, since it is not whole until this returns.
-        rope_factors: ``rope_freqs.weight``, which no checkpoint holds; stored first.
+        rope_factors: ``rope_freqs.weight``, which no checkpoint holds.
         tensors: in the order of the file.
         source: where their values come from.
         report: called with the share that is done, 0 to 1.
         n_threads: threads that encode; as many as this process may use by default.
+        rope_position: how many tensors lie before ``rope_freqs.weight``.
 
     Returns:
         SHA-256 as hexadecimal, and bytes.
@@ -154,9 +156,9 @@ def write_gguf(
         ExportError: a weight is not finite, or too large for the type.
         BrokenFileError: reading fails.
     """
-    if rope_factors is not None:
-        writer.add_tensor_info("rope_freqs.weight", rope_factors.shape, rope_factors.dtype, rope_factors.nbytes)
-    for tensor in tensors:
+    for position, tensor in enumerate(tensors):
+        if position == rope_position and rope_factors is not None:
+            writer.add_tensor_info("rope_freqs.weight", rope_factors.shape, rope_factors.dtype, rope_factors.nbytes)
         tensor.declare(writer)
     try:
         writer.write_header_to_file(path)
@@ -166,17 +168,19 @@ def write_gguf(
         writer.close()
     out = _HashedFile(path)
     out.pad()
-    if rope_factors is not None:
-        out.append(rope_factors.tobytes())
-        out.pad()
     for name in {tensor.type_name for tensor in tensors} - _EXACT.keys():
         row_quantizer(name)  # compiled once, here, not by several threads at a time
-    n_values, done = sum(tensor.n_values for tensor in tensors), 0
+    n_values, done, n_tensors = sum(tensor.n_values for tensor in tensors), 0, 0
     report(0.0)
     for count, encoded, ends in _encoded(tensors, source, n_threads or len(os.sched_getaffinity(0))):
+        if n_tensors == rope_position and rope_factors is not None:
+            out.append(rope_factors.tobytes())
+            out.pad()
+            rope_factors = None
         out.append(encoded)
         if ends:
             out.pad()
+            n_tensors += 1
         done += count
         report(done / n_values)
     return out.close(), out.n_bytes

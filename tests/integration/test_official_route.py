@@ -6,14 +6,17 @@ The oracle is fetched once (see tests/official_route.py); where it cannot be, th
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from gguf_export import QUANT_TYPES, export
+from gguf_export import QUANT_TYPES, GgufFile, export
 from tests.gguf_models import make_adapter, make_tiny_model
 from tests.official_route import Conversion, OracleUnavailable, convert, llama_cpp_source, peft_merge, quantize
 
@@ -30,6 +33,24 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 FAMILIES = ("llama", "qwen2", "qwen3")
 QUANTS = ("Q4_K_M", "Q8_0", "F16")
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 512,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "columns-by-32": ("llama", {"hidden_size": 96, "intermediate_size": 160}),
+    "columns-by-16": ("qwen2", {"hidden_size": 112, "intermediate_size": 200, "num_attention_heads": 2}),
+    "14-layers": ("qwen3", {"num_hidden_layers": 14}),
+    "rope-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0}}),
+    "rope-llama3": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "rope-yarn": ("qwen2", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}),
+}
+"""Shapes that need other block types than the mixture says, depth that the mixture depends on, and rope scalings."""
+MORE_QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16")
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ def _oracle() -> None:
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, str], Case]:
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     """Every family, tied and untied, with every kind of adapter; all of them converted in one go."""
     root, cases = tmp_path_factory.mktemp("official"), {}
     for family in FAMILIES:
@@ -83,19 +104,105 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, str
                 folder = root / f"{family}-{tied}-{name}"
                 adapter = make_adapter(base, folder / "adapter", seed=len(cases), **settings)
                 separate = tied and name == "embedding"
-                cases[family, tied, name] = Case.make(folder, base, [adapter], separate_head=separate)
-    convert([case.conversion(outtype) for case in cases.values() for outtype in ("bf16", "f16")])
+                cases[f"{family}-{tied}-{name}"] = Case.make(folder, base, [adapter], separate_head=separate)
+    for name, (family, settings) in MODELS.items():
+        base = make_tiny_model(root / f"base-{name}", family, dtype="bfloat16", **settings)
+        cases[name] = Case.make(root / name, base, [make_adapter(base, root / name / "adapter")])
+    plain = cases["llama-True-plain"]
+    cases["merged-in-bf16"] = Case.make(root / "bf16", plain.base, plain.adapters, "bfloat16")
+    embedding = cases["qwen2-True-embedding"]
+    cases["still-tied"] = Case.make(root / "still-tied", embedding.base, embedding.adapters)
+    cases["chain"] = _chain(root / "chain", cases["qwen3-False-plain"].base)
+    cases["settings"] = _settings(root / "settings", plain)
+    outtypes = {"llama-False-rslora": ("bf16", "f16", "f32"), "still-tied": ("f32",)}
+    convert([case.conversion(t) for name, case in cases.items() for t in outtypes.get(name, ("bf16", "f16"))])
     return cases
+
+
+def _chain(folder: Path, base: Path) -> Case:
+    """Three adapters, each trained on the model that the ones before were merged into."""
+    first = make_adapter(base, folder / "a", seed=1, r=16)
+    second = make_adapter(base, folder / "b", seed=2, r=2, use_rslora=True, target_modules=PROJECTIONS)
+    third = make_adapter(base, folder / "c", seed=3, target_modules=PROJECTIONS, modules_to_save=["lm_head"])
+    return Case.make(folder, base, [first, second, third])
+
+
+def _settings(folder: Path, plain: Case) -> Case:
+    """A base whose files say more about sampling and special tokens."""
+    base = shutil.copytree(plain.base, folder / "base")
+    _change_json(base / "generation_config.json", do_sample=True, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05)
+    _change_json(base / "tokenizer_config.json", add_bos_token=False, add_prefix_space=False)
+    _change_json(
+        base / "tokenizer.json",
+        post_processor={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+    )
+    case = Case.make(folder, base, plain.adapters)
+    shutil.copyfile(base / "generation_config.json", case.merged / "generation_config.json")
+    return case
+
+
+def _change_json(path: Path, **settings: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_file_is_the_official_one(
-    cases: dict[tuple[str, bool, str], Case], family: str, tied: bool, name: str
-) -> None:
-    case = cases[family, tied, name]
+def test_the_file_is_the_official_one(cases: dict[str, Case], family: str, tied: bool, name: str) -> None:
+    case = cases[f"{family}-{tied}-{name}"]
     different = [
         quant for quant in QUANTS if case.ours(quant) != case.official(quant, "f16" if quant == "F16" else "bf16")
     ]
     assert not different
+
+
+@pytest.mark.parametrize("name", [*MODELS, "merged-in-bf16", "chain", "settings"])
+def test_other_models_and_settings_give_the_official_file(cases: dict[str, Case], name: str) -> None:
+    case = cases[name]
+    different = [quant for quant in MORE_QUANTS if case.ours(quant) != case.official(quant, "bf16")]
+    assert not different
+
+
+@pytest.mark.parametrize("rounding", ["bf16", "f16", "f32"])
+def test_each_rounding_is_the_route_over_a_file_of_that_type(cases: dict[str, Case], rounding: str) -> None:
+    case = cases["llama-False-rslora"]
+    assert case.ours("Q4_K_M", rounding) == case.official("Q4_K_M", rounding)
+    assert case.ours(rounding.upper()) == case.official(rounding.upper(), rounding)
+    other = {"bf16": "f16", "f16": "f32", "f32": "bf16"}[rounding]
+    assert case.ours("Q4_K_M", other) != case.official("Q4_K_M", rounding)
+
+
+def test_the_official_file_of_a_tied_model_is_not_what_was_trained(cases: dict[str, Case], tmp_path: Path) -> None:
+    """LoRA on a tied embedding: PEFT's merge changes the head with it; a head of its own keeps what was trained."""
+    case = cases["qwen2-True-embedding"]
+    ids = list(range(5, 60))
+    trained = _live_logits(case, ids)
+    official = Path(cases["still-tied"].conversion("f32").out)
+    ours = export(case.base, case.adapters, tmp_path / "ours.gguf", quant="F32").path
+    assert np.abs(_llama_logits(official, ids) - trained).max() > 1
+    np.testing.assert_allclose(_llama_logits(ours, ids), trained, rtol=0, atol=1e-3)
+    assert "output.weight" in {tensor.name for tensor in GgufFile(ours).tensors}
+
+
+def test_another_adapter_is_another_file(cases: dict[str, Case]) -> None:
+    first, second = cases["llama-True-plain"], cases["llama-True-rslora"]
+    assert first.ours("Q8_0") == first.official("Q8_0", "bf16") != second.ours("Q8_0")
+
+
+def _live_logits(case: Case, ids: list[int]) -> np.ndarray:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(case.base, dtype=torch.float32)
+    for adapter in case.adapters:
+        model = PeftModel.from_pretrained(model, adapter)
+    with torch.no_grad():
+        return np.asarray(model.eval()(torch.tensor([ids])).logits[0].numpy())
+
+
+def _llama_logits(path: Path, ids: list[int]) -> np.ndarray:
+    from gguf_export._child import silence_llama
+    from gguf_export._child_checks import Model
+
+    return Model(silence_llama(), str(path), len(ids) + 8).logits(ids, 0, 0)
