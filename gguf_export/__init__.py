@@ -1,6 +1,6 @@
 """Export LoRA fine-tunes to GGUF and prove what came out.
 
-Stands alone: it needs numpy, ml_dtypes, tokenizers, jinja2, gguf and llama-cpp-python, and none of the
+Stands alone: it needs numpy, ml_dtypes, tokenizers, jinja2, gguf, threadpoolctl and llama-cpp-python, and none of the
 libraries that train; llvmlite, where it is installed, makes the quantizers fast. ``gguf``, ``tokenizers`` and
 ``llvmlite`` are imported when they are first used, llama.cpp only in a child process (but for its plain
 quantization code, which ctypes loads).

@@ -190,8 +190,12 @@ def _encoded(
     tensors: Sequence[StoredTensor], source: Source, n_threads: int
 ) -> Iterator[tuple[int, NDArray[np.uint8], bool]]:
     """Slabs in the order of the file: how many weights, their bytes, and whether the tensor ends with them."""
+    from threadpoolctl import threadpool_limits
+
     executor = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
     waiting: deque[Future[tuple[int, NDArray[np.uint8], bool]]] = deque()
+    # Every core has a slab of its own: BLAS threads on top of that wait for each other, and doubled the time.
+    limits = threadpool_limits(limits=1, user_api="blas")
     try:
         for tensor in tensors:
             n_rows = tensor.plan.shape[0]
@@ -203,6 +207,7 @@ def _encoded(
             yield waiting.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
+        limits.restore_original_limits()
 
 
 def _encode(tensor: StoredTensor, source: Source, rows: slice, ends: bool) -> tuple[int, NDArray[np.uint8], bool]:
