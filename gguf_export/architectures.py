@@ -1,12 +1,13 @@
-"""Model families: what their tensors and settings are called in a GGUF.
+"""What the tensors and settings of a checkpoint are called in a GGUF.
 
-Each family is one row of ``FAMILIES``. Tensor names come from ``gguf``'s own table; the settings and the
-reordering of rows follow llama.cpp's converter (``conversion/llama.py``, ``conversion/qwen.py``).
+Tensor names come from ``gguf``'s own table; what families differ in is in `families`, a file each; the settings and
+the reordering of rows follow llama.cpp's converter (``conversion/llama.py``, ``conversion/qwen.py``).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,33 +16,31 @@ from typing import Any, Final
 import numpy as np
 
 from .errors import BrokenFileError, UnsupportedError
+from .families import FAMILIES, Family
+from .families.family import head_dim, integer
+from .families.qwen3_moe import n_experts
+from .rope import add_rope, rope_factors, rope_settings
 from .weights import Checkpoint, Float32
 
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "TensorPlan",
+    "add_family_settings",
+    "add_settings",
+    "expected_shape",
+    "family_of",
+    "plan_tensors",
+    "reordered_heads",
+    "rope_factors",
+    "rope_settings",
+    "tensor_name",
+]
+
 _SKIPPED = (".rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What one model family needs.
-
-    Attributes:
-        name: as a reader knows it.
-        architectures: the names of its class in ``config.json``.
-        gguf_arch: its name in a GGUF.
-        interleaved_rope: llama.cpp rotates neighbouring pairs, so the rows of q and k are reordered.
-    """
-
-    name: str
-    architectures: tuple[str, ...]
-    gguf_arch: str
-    interleaved_rope: bool = False
-
-
-FAMILIES: Final = (
-    Family("Llama", ("LlamaForCausalLM", "MistralForCausalLM"), "llama", interleaved_rope=True),
-    Family("Qwen2", ("Qwen2ForCausalLM",), "qwen2"),
-    Family("Qwen3", ("Qwen3ForCausalLM",), "qwen3"),
-)
+_EXPERT: Final = re.compile(r"(.+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+_EXPERT_PARTS: Final = ("down", "gate", "up")
+"""In the order in which llama.cpp's converter writes them."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,11 @@ class TensorPlan:
 
     Attributes:
         name: its name in the GGUF.
-        source: its name in the checkpoint.
+        source: its name in the checkpoint; of a stack of experts, the first one's.
         shape: its shape, rows first.
         n_heads: reorder the rows within each of this many heads; 0 to keep their order.
         keep_f32: stored as float32 whatever the type of the file.
+        stacked: the experts that the tensor is made of, one behind the other; each is one of its rows.
     """
 
     name: str
@@ -61,6 +61,17 @@ class TensorPlan:
     shape: tuple[int, ...]
     n_heads: int
     keep_f32: bool
+    stacked: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every tensor of the checkpoint that goes into it."""
+        return self.stacked or (self.source,)
+
+    @property
+    def n_elements(self) -> int:
+        """How many values it holds."""
+        return math.prod(self.shape)
 
     @property
     def rows_per_unit(self) -> int:
@@ -89,7 +100,7 @@ def family_of(checkpoint: Checkpoint) -> Family:
     names = config.get("architectures") or [f"model_type {config.get('model_type', 'unknown')}"]
     for family in FAMILIES:
         if names[0] in family.architectures:
-            _require_covered(checkpoint.folder, config)
+            _require_covered(checkpoint.folder, config, family)
             return family
     known = ", ".join(name for family in FAMILIES for name in family.architectures)
     raise UnsupportedError(
@@ -100,91 +111,85 @@ def family_of(checkpoint: Checkpoint) -> Family:
 
 
 def plan_tensors(checkpoint: Checkpoint, family: Family) -> tuple[TensorPlan, ...]:
-    """Every tensor of the GGUF that comes from the checkpoint, in the checkpoint's order.
+    """Every tensor of the GGUF that comes from the checkpoint, in the order of llama.cpp's converter.
+
+    That is the order of the checkpoint; the experts of a layer are stacked where the last of them stands.
 
     Raises:
         UnsupportedError: the checkpoint holds a tensor that the family does not have.
         BrokenFileError: a tensor is missing, or has another shape than ``config.json`` says.
     """
-    import gguf
-
-    config = checkpoint.config
-    n_layers = _integer(checkpoint, "num_hidden_layers")
-    arch = _gguf_arch(family)
-    names = gguf.get_tensor_name_map(arch, n_layers)
-    plans = []
-    for source, info in checkpoint.tensors.items():
-        if source.endswith(_SKIPPED) or (source == "lm_head.weight" and config.get("tie_word_embeddings")):
+    plans: list[TensorPlan] = []
+    waiting: dict[str, dict[str, dict[int, str]]] = {}
+    experts = n_experts(checkpoint.config)
+    for source in checkpoint.tensors:
+        if source.endswith(_SKIPPED) or (source == "lm_head.weight" and checkpoint.config.get("tie_word_embeddings")):
             continue
-        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise UnsupportedError(
-                f"{checkpoint.folder}: {source}: not a tensor of a {family.name} model; "
-                "convert this model with llama.cpp's convert_hf_to_gguf.py"
-            )
-        n_heads = reordered_heads(checkpoint, family, source)
-        keep_f32 = len(info.shape) < 2 or name.endswith("_norm.weight")
-        plans.append(TensorPlan(name, source, info.shape, n_heads, keep_f32))
-    _require_complete(checkpoint, plans, n_layers)
-    _require_shapes(checkpoint, plans)
+        if experts and (match := _EXPERT.fullmatch(source)):
+            stack, index, part = match.groups()
+            parts = waiting.setdefault(stack, {part: {} for part in _EXPERT_PARTS})
+            parts[part][int(index)] = source
+            if all(set(found) == set(range(experts)) for found in parts.values()):
+                plans += [_stack(checkpoint, family, stack, part, waiting[stack][part]) for part in _EXPERT_PARTS]
+                del waiting[stack]
+        else:
+            plans.append(_plan(checkpoint, family, source))
+    for stack, parts in waiting.items():
+        found = ", ".join(f"{len(indices)} {part}" for part, indices in parts.items())
+        raise BrokenFileError(
+            f"{checkpoint.folder}: {stack}: not all of its {experts} experts are there, or more ({found}); "
+            "fetch or save the weights again"
+        )
+    _require_complete(checkpoint, family, plans)
+    _require_shapes(checkpoint, family, plans)
     return tuple(plans)
+
+
+def _plan(checkpoint: Checkpoint, family: Family, source: str) -> TensorPlan:
+    name = _known_name(checkpoint, family, source)
+    shape = checkpoint.tensors[source].shape
+    keep_f32 = len(shape) < 2 or name.endswith(("_norm.weight", "ffn_gate_inp.weight"))
+    return TensorPlan(name, source, shape, reordered_heads(checkpoint, family, source), keep_f32)
+
+
+def _stack(checkpoint: Checkpoint, family: Family, stack: str, part: str, sources: Mapping[int, str]) -> TensorPlan:
+    name = _known_name(checkpoint, family, f"{stack}.{part}_proj.weight")
+    ordered = tuple(sources[index] for index in range(len(sources)))
+    shapes = {checkpoint.tensors[source].shape for source in ordered}
+    if len(shapes) > 1:
+        raise BrokenFileError(
+            f"{checkpoint.folder}: {stack}: experts of different shapes ({sorted(shapes)}); fetch the weights again"
+        )
+    return TensorPlan(name, ordered[0], (len(ordered), *shapes.pop()), 0, keep_f32=False, stacked=ordered)
+
+
+def _known_name(checkpoint: Checkpoint, family: Family, source: str) -> str:
+    name = tensor_name(checkpoint, family, source)
+    if name is None:
+        raise UnsupportedError(
+            f"{checkpoint.folder}: {source}: not a tensor of a {family.name} model; "
+            "convert this model with llama.cpp's convert_hf_to_gguf.py"
+        )
+    return name
 
 
 def tensor_name(checkpoint: Checkpoint, family: Family, source: str) -> str | None:
     """What a tensor of the checkpoint is called in a GGUF; ``None`` where the family has no such tensor."""
     import gguf
 
-    names = gguf.get_tensor_name_map(_gguf_arch(family), _integer(checkpoint, "num_hidden_layers"))
+    names = gguf.get_tensor_name_map(_gguf_arch(family), integer(checkpoint, "num_hidden_layers"))
     name: str | None = names.get_name(source, try_suffixes=(".weight", ".bias"))
     return name
 
 
 def reordered_heads(checkpoint: Checkpoint, family: Family, source: str) -> int:
     """Within how many heads the rows of a tensor are reordered; 0 where their order is kept."""
-    heads = _integer(checkpoint, "num_attention_heads")
+    heads = integer(checkpoint, "num_attention_heads")
     if family.interleaved_rope and ".self_attn.q_proj." in source:
         return heads
     if family.interleaved_rope and ".self_attn.k_proj." in source:
         return int(checkpoint.config.get("num_key_value_heads") or heads)
     return 0
-
-
-def rope_factors(checkpoint: Checkpoint) -> Float32 | None:
-    """Llama 3's per-frequency factors (``rope_freqs.weight``), float32 ``[head_dim / 2]``.
-
-    From transformers' ``_compute_llama3_parameters``: long wavelengths are divided by ``factor``, short ones
-    are kept, those between are blended. ``None`` for any other scaling.
-    """
-    rope = rope_settings(checkpoint)
-    if rope.get("rope_type") != "llama3":
-        return None
-    head_dim = _head_dim(checkpoint)
-    # To the bit what llama.cpp's converter gets from torch: float32 throughout, a power that is rounded once
-    # (numpy's float32 power is off by more), and a number over a tensor as a product with its reciprocal.
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    powers = np.float64(rope["rope_theta"]) ** exponents.astype(np.float64)
-    frequencies = np.float32(1.0) / powers.astype(np.float32)
-    wavelengths = np.float32(2 * math.pi) * (np.float32(1.0) / frequencies)
-    factor = np.float32(rope.get("factor", 8.0))
-    low, high = np.float32(rope.get("low_freq_factor", 1.0)), np.float32(rope.get("high_freq_factor", 4.0))
-    original = np.float32(rope.get("original_max_position_embeddings", 8192))
-    smooth = (original * (np.float32(1.0) / wavelengths) - low) / (high - low)
-    blended = np.float32(1.0) / ((np.float32(1.0) - smooth) / factor + smooth)
-    factors = np.where(wavelengths < original / high, 1.0, np.where(wavelengths > original / low, factor, blended))
-    return factors.astype(np.float32)
-
-
-def rope_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The rotary settings under one set of names.
-
-    transformers 5 writes ``rope_parameters`` with ``rope_theta`` and ``rope_type`` inside; before that there
-    were ``rope_theta`` at the top and ``rope_scaling`` with ``type`` or ``rope_type``.
-    """
-    config = checkpoint.config
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope.setdefault("rope_type", rope.pop("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
-    return rope
 
 
 def add_settings(writer: Any, checkpoint: Checkpoint) -> None:
@@ -194,48 +199,29 @@ def add_settings(writer: Any, checkpoint: Checkpoint) -> None:
         BrokenFileError: ``config.json`` lacks a setting.
     """
     config = checkpoint.config
-    heads = _integer(checkpoint, "num_attention_heads")
-    writer.add_block_count(_integer(checkpoint, "num_hidden_layers"))
-    writer.add_context_length(_integer(checkpoint, "max_position_embeddings"))
-    writer.add_embedding_length(_integer(checkpoint, "hidden_size"))
-    writer.add_feed_forward_length(_integer(checkpoint, "intermediate_size"))
+    heads = integer(checkpoint, "num_attention_heads")
+    writer.add_block_count(integer(checkpoint, "num_hidden_layers"))
+    writer.add_context_length(integer(checkpoint, "max_position_embeddings"))
+    writer.add_embedding_length(integer(checkpoint, "hidden_size"))
+    writer.add_feed_forward_length(integer(checkpoint, "intermediate_size"))
     writer.add_head_count(heads)
     writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
-    _add_rope(writer, checkpoint)
+    add_rope(writer, checkpoint)
     writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+    if experts := n_experts(config):
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(integer(checkpoint, "num_experts_per_tok"))
     if config.get("head_dim") is not None:
         writer.add_key_length(int(config["head_dim"]))
         writer.add_value_length(int(config["head_dim"]))
 
 
-def add_llama_settings(writer: Any, checkpoint: Checkpoint) -> None:
-    """Write what only the Llama family has: the vocabulary's size and the rotated dimensions."""
-    writer.add_vocab_size(_integer(checkpoint, "vocab_size"))
-    writer.add_rope_dimension_count(_head_dim(checkpoint))
+def add_family_settings(writer: Any, checkpoint: Checkpoint) -> None:
+    """Write what only its family has: in a file of llama.cpp's converter, these settings follow the file's type."""
+    family_of(checkpoint).add_settings(writer, checkpoint)
 
 
-def _add_rope(writer: Any, checkpoint: Checkpoint) -> None:
-    import gguf
-
-    rope = rope_settings(checkpoint)
-    if rope["rope_type"] == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-    elif rope["rope_type"] == "yarn":
-        original = rope.get("original_max_position_embeddings") or _integer(checkpoint, "max_position_embeddings")
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-        writer.add_rope_scaling_orig_ctx_len(int(original))
-        if rope.get("attention_factor") is not None:
-            writer.add_rope_scaling_yarn_attn_factor(float(rope["attention_factor"]))
-        if rope.get("beta_fast") is not None:
-            writer.add_rope_scaling_yarn_beta_fast(float(rope["beta_fast"]))
-        if rope.get("beta_slow") is not None:
-            writer.add_rope_scaling_yarn_beta_slow(float(rope["beta_slow"]))
-    writer.add_rope_freq_base(float(rope["rope_theta"]))
-
-
-def _require_covered(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_covered(folder: Path, config: Mapping[str, Any], family: Family) -> None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     sliding = config.get("use_sliding_window", config.get("sliding_window") is not None)
@@ -250,6 +236,7 @@ def _require_covered(folder: Path, config: Mapping[str, Any]) -> None:
             rope_type != "default" and rope_type != "llama3" and "factor" not in rope,
             "rope scaling, no factor",
         ),
+        *((True, problem) for problem in family.problems(config)),
     )
     for refused, setting in problems:
         if refused:
@@ -259,7 +246,7 @@ def _require_covered(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _require_complete(checkpoint: Checkpoint, plans: list[TensorPlan], n_layers: int) -> None:
+def _require_complete(checkpoint: Checkpoint, family: Family, plans: list[TensorPlan]) -> None:
     """Check that each layer holds what the first one holds, and that nothing of the frame is missing."""
     names = {plan.name for plan in plans}
     layer = {name.split(".", 2)[2] for name in names if name.startswith("blk.0.")}
@@ -267,9 +254,8 @@ def _require_complete(checkpoint: Checkpoint, plans: list[TensorPlan], n_layers:
     if not checkpoint.config.get("tie_word_embeddings"):
         needed.add("output.weight")
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "attn_norm", "ffn_norm")
-    for part in (*parts, "ffn_gate", "ffn_up", "ffn_down"):
-        layer.add(f"{part}.weight")
-    needed |= {f"blk.{index}.{part}" for index in range(n_layers) for part in layer}
+    layer |= {f"{part}.weight" for part in (*parts, *family.feed_forward(checkpoint))}
+    needed |= {f"blk.{index}.{part}" for index in range(integer(checkpoint, "num_hidden_layers")) for part in layer}
     if missing := sorted(needed - names):
         raise BrokenFileError(
             f"{checkpoint.folder}: {len(missing)} tensors are missing (the first: {missing[0]}); "
@@ -277,29 +263,27 @@ def _require_complete(checkpoint: Checkpoint, plans: list[TensorPlan], n_layers:
         )
 
 
-def expected_shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...] | None:
+def expected_shape(checkpoint: Checkpoint, family: Family, name: str) -> tuple[int, ...] | None:
     """The shape that ``config.json`` gives a matrix of the GGUF; ``None`` for what it says nothing of."""
-    heads = _integer(checkpoint, "num_attention_heads")
+    heads = integer(checkpoint, "num_attention_heads")
     kv_heads = int(checkpoint.config.get("num_key_value_heads") or heads)
-    hidden, head_dim = _integer(checkpoint, "hidden_size"), _head_dim(checkpoint)
-    feed_forward, vocab = _integer(checkpoint, "intermediate_size"), _integer(checkpoint, "vocab_size")
+    hidden, width, vocab = integer(checkpoint, "hidden_size"), head_dim(checkpoint), integer(checkpoint, "vocab_size")
     expected = {
-        "token_embd.weight": (vocab, hidden),
-        "output.weight": (vocab, hidden),
-        "attn_q.weight": (heads * head_dim, hidden),
-        "attn_k.weight": (kv_heads * head_dim, hidden),
-        "attn_v.weight": (kv_heads * head_dim, hidden),
-        "attn_output.weight": (hidden, heads * head_dim),
-        "ffn_gate.weight": (feed_forward, hidden),
-        "ffn_up.weight": (feed_forward, hidden),
-        "ffn_down.weight": (hidden, feed_forward),
+        "token_embd": (vocab, hidden),
+        "output": (vocab, hidden),
+        "attn_q": (heads * width, hidden),
+        "attn_k": (kv_heads * width, hidden),
+        "attn_v": (kv_heads * width, hidden),
+        "attn_output": (hidden, heads * width),
+        **family.feed_forward(checkpoint),
     }
-    return expected.get(name.split(".", 2)[2] if name.startswith("blk.") else name)
+    part = name.split(".", 2)[2] if name.startswith("blk.") else name
+    return expected.get(part.removesuffix(".weight")) if part.endswith(".weight") else None
 
 
-def _require_shapes(checkpoint: Checkpoint, plans: list[TensorPlan]) -> None:
+def _require_shapes(checkpoint: Checkpoint, family: Family, plans: list[TensorPlan]) -> None:
     for plan in plans:
-        shape = expected_shape(checkpoint, plan.name)
+        shape = expected_shape(checkpoint, family, plan.name)
         if shape is not None and plan.shape != shape:
             raise BrokenFileError(
                 f"{checkpoint.folder}: {plan.source}: shape {list(plan.shape)}, config.json says "
@@ -311,19 +295,3 @@ def _gguf_arch(family: Family) -> Any:
     import gguf
 
     return next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf_arch)
-
-
-def _head_dim(checkpoint: Checkpoint) -> int:
-    explicit = checkpoint.config.get("head_dim")
-    if explicit is not None:
-        return int(explicit)
-    return _integer(checkpoint, "hidden_size") // _integer(checkpoint, "num_attention_heads")
-
-
-def _integer(checkpoint: Checkpoint, key: str) -> int:
-    value = checkpoint.config.get(key)
-    if not isinstance(value, int):
-        raise BrokenFileError(
-            f"{checkpoint.folder / 'config.json'}: {key} is missing (got {value!r}); fetch the file again"
-        )
-    return value

@@ -16,13 +16,12 @@ from .adapter import Adapter
 from .architectures import (
     Family,
     TensorPlan,
-    add_llama_settings,
+    add_family_settings,
     add_settings,
     family_of,
     plan_tensors,
     rope_factors,
 )
-from .block_quantizers import row_quantizer
 from .child import require_llama_cpp
 from .files import (
     cleaned_temporaries,
@@ -35,6 +34,7 @@ from .files import (
 )
 from .general_keys import add_general_keys, require_known_keys
 from .ggml import BLOCK_TYPES
+from .imatrix import Imatrix
 from .merge import require_rounding
 from .mixture import ModelFacts, target_types
 from .quantize import QuantType, quant_type
@@ -91,6 +91,7 @@ class _Plan:
     file_type: int
     ends_with_type: bool
     metadata: Mapping[str, str]
+    imatrix: Imatrix | None
 
     @property
     def n_bytes(self) -> int:
@@ -105,6 +106,7 @@ def export(
     *,
     quant: str = "Q4_K_M",
     rounding: Rounding = "bf16",
+    imatrix: Path | None = None,
     chat_template: str | None = None,
     eos_token: str | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -124,6 +126,8 @@ def export(
         quant: one of ``QUANT_TYPES``.
         rounding: what merged weights are rounded to before they are quantized. The types F32, F16 and BF16
             store their own rounding whatever is given here.
+        imatrix: an importance matrix that llama.cpp's ``llama-imatrix`` measured on this model. Only ggml's
+            quantizers know how to use one, about ten times slower than those of this package.
         chat_template: the Jinja template that was trained; the base's by default.
         eos_token: the end token that was trained; by default the one that the template writes after an
             answer.
@@ -146,7 +150,7 @@ def export(
     require_rounding(rounding)
     if target.rounding is None:
         require_llama_cpp(f"export to {quant}")
-    plan = _plan(base, adapter, target, rounding, chat_template, eos_token, metadata)
+    plan = _plan(base, adapter, target, rounding, imatrix, chat_template, eos_token, metadata)
     out = Path(out).absolute()
     prepare_output(out)
     require_free_memory(_MEMORY_BYTES)
@@ -186,6 +190,7 @@ def _plan(
     adapter: Path | Sequence[Path] | None,
     target: QuantType,
     rounding: Rounding,
+    imatrix: Path | None,
     chat_template: str | None,
     eos_token: str | None,
     metadata: Mapping[str, str] | None,
@@ -203,27 +208,50 @@ def _plan(
         checkpoint.folder, checkpoint.config, n_rows, eos_token=eos_token, chat_template=chat_template
     )
     require_known_keys(metadata or {})
+    matrix = _imatrix(imatrix, target, checkpoint)
     exact: Any = target.rounding or rounding
     return _Plan(
         Source(checkpoint, loaded, exact),
         family,
         vocabulary,
-        _stored(tensors, target, _facts(checkpoint)),
+        _stored(tensors, target, _facts(checkpoint), matrix),
         rope_factors(checkpoint),
         target.ftype,
         target.rounding is None,
         dict(metadata or {}),
+        matrix,
     )
 
 
-def _stored(tensors: Sequence[TensorPlan], target: QuantType, facts: ModelFacts) -> tuple[StoredTensor, ...]:
+def _imatrix(path: Path | None, target: QuantType, checkpoint: Checkpoint) -> Imatrix | None:
+    if path is None:
+        return None
+    if target.rounding is not None:
+        raise UnsupportedError(
+            f"imatrix: {target.name} stores weights as they are; use a quantized type, or leave it out"
+        )
+    if _facts(checkpoint).n_experts:
+        raise UnsupportedError("imatrix: not covered for a mixture of experts; leave it out, or use llama-quantize")
+    return Imatrix.load(path)
+
+
+def _stored(
+    tensors: Sequence[TensorPlan], target: QuantType, facts: ModelFacts, imatrix: Imatrix | None
+) -> tuple[StoredTensor, ...]:
     """Every tensor with its type, in the order in which llama.cpp writes a file of this type."""
     if target.rounding is not None:
         exact = target.rounding.upper()
         return tuple(StoredTensor(tensor, "F32" if tensor.keep_f32 else exact) for tensor in tensors)
     by_name = {tensor.name: tensor for tensor in tensors}
     types = target_types({tensor.name: tensor.shape for tensor in tensors}, target.name, facts)
-    return tuple(StoredTensor(by_name[name], type_name) for name, type_name in types.items())
+    return tuple(
+        StoredTensor(
+            by_name[name],
+            type_name,
+            imatrix.of(name, by_name[name].shape[-1]) if imatrix and type_name in BLOCK_TYPES else None,
+        )
+        for name, type_name in types.items()
+    )
 
 
 def _facts(checkpoint: Checkpoint) -> ModelFacts:
@@ -239,7 +267,11 @@ def _facts(checkpoint: Checkpoint) -> ModelFacts:
 
 
 def _quantizers(tensors: Sequence[StoredTensor]) -> dict[str, str]:
-    return {name: row_quantizer(name).quantizer for name in sorted({t.type_name for t in tensors} & BLOCK_TYPES.keys())}
+    found: dict[str, str] = {}
+    for tensor in sorted(tensors, key=lambda tensor: tensor.type_name):
+        if tensor.quantizer is not None and found.get(tensor.type_name) != "ggml":
+            found[tensor.type_name] = tensor.quantizer.quantizer
+    return found
 
 
 def _writer(plan: _Plan) -> Any:
@@ -254,6 +286,8 @@ def _writer(plan: _Plan) -> Any:
     if plan.ends_with_type:
         for key in ("general.quantization_version", "general.file_type"):
             writer.kv_data[0][key] = writer.kv_data[0].pop(key)
+    if plan.imatrix is not None:
+        plan.imatrix.add_settings(writer)
     return writer
 
 
@@ -272,7 +306,6 @@ def _add_metadata(writer: Any, plan: _Plan) -> None:
     add_general_keys(writer, plan.source.checkpoint.folder, n_weights, plan.metadata)
     add_settings(writer, plan.source.checkpoint)
     writer.add_file_type(plan.file_type)
-    if plan.family.gguf_arch == "llama":
-        add_llama_settings(writer, plan.source.checkpoint)
+    add_family_settings(writer, plan.source.checkpoint)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     plan.vocabulary.add_to(writer)

@@ -180,7 +180,7 @@ def _pairs(adapter: Adapter, checkpoint: Checkpoint, family: Family) -> list[_Pa
                 f"both; {_MERGE_HINT}"
             )
         name = tensor_name(checkpoint, family, source)
-        expected = expected_shape(checkpoint, name) if name else None
+        expected = expected_shape(checkpoint, family, name) if name else None
         if name is None or expected != parts[0].shape:
             raise UnsupportedError(
                 f"{folder}: adapter of another base model: {source}: shape {list(parts[0].shape)}, the settings in "

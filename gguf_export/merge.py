@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .adapter import Adapter
+from .architectures import TensorPlan
 from .errors import ExportError, UnsupportedError
 from .weights import DTYPES, ROUNDED, Checkpoint, Float32, Rounding, slabs
 
@@ -49,6 +50,18 @@ def merged_rows(
             "use rounding bf16, or look at the training run: it may have diverged"
         )
     return rounded
+
+
+def planned_rows(
+    checkpoint: Checkpoint, adapter: Adapter | None, plan: TensorPlan, rows: slice, rounding: Rounding
+) -> Float32:
+    """Rows of one tensor of a GGUF, merged and rounded, in the checkpoint's order; see `merged_rows`.
+
+    Of a stack of experts, ``[experts, ...]``, a row is an expert.
+    """
+    if not plan.stacked:
+        return merged_rows(checkpoint, adapter, plan.source, rows, rounding)
+    return np.stack([merged_rows(checkpoint, adapter, source, None, rounding) for source in plan.stacked[rows]])
 
 
 def merged_slabs(

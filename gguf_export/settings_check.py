@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .architectures import add_llama_settings, add_settings, family_of, rope_factors
+from .architectures import add_family_settings, add_settings, family_of, rope_factors
 from .reading import GgufFile
 from .verification import Check
 from .weights import Checkpoint
@@ -25,8 +25,7 @@ def check_settings(file: GgufFile, checkpoint: Checkpoint) -> Check:
         return Check("settings", False, f"the file is a {arch} model, the base a {family.gguf_arch}")
     writer = gguf.GGUFWriter(path=None, arch=family.gguf_arch)
     add_settings(writer, checkpoint)
-    if family.gguf_arch == "llama":
-        add_llama_settings(writer, checkpoint)
+    add_family_settings(writer, checkpoint)
     expected = {key: entry.value for key, entry in writer.kv_data[0].items() if key.startswith(f"{arch}.")}
     wrong = [
         f"{key} is {file.get(key)}, the base's {value}"

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
 from .errors import BrokenFileError, UnsupportedError
+from .experts import split_experts
 from .files import read_json
 from .hub import remote_files
 from .nf4 import FourBitTensor, four_bit_tensors
@@ -78,7 +79,7 @@ class Checkpoint:
             raise BrokenFileError(f"{folder}: no such folder; give a model folder in the hub's layout")
         config = read_json(folder / "config.json", "a model folder needs it")
         _require_known_quantization(folder, config)
-        tensors = four_bit_tensors(_read_tensors(folder))
+        tensors = split_experts(four_bit_tensors(_read_tensors(folder)))
         for name, info in tensors.items():
             _require_dtype(name, info)
         return cls(folder, MappingProxyType(config), MappingProxyType(tensors))
@@ -110,7 +111,19 @@ def read_rows(info: Tensor, rows: slice | None = None) -> Float32:
     return info.read(rows)
 
 
-def slabs(info: Tensor, multiple: int = 1) -> Iterator[slice]:
+class Sized(Protocol):
+    """What has a shape, rows first."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def n_elements(self) -> int:
+        """How many values it holds."""
+
+
+def slabs(info: Sized, multiple: int = 1) -> Iterator[slice]:
     """Cut the rows of a tensor into slices of about 4 MiB as float32.
 
     Args:

@@ -22,7 +22,7 @@ from .adapter import Adapter
 from .architectures import TensorPlan, family_of, plan_tensors
 from .block_quantizers import row_quantizer
 from .ggml import BLOCK_TYPES
-from .merge import merged_rows
+from .merge import planned_rows
 from .reading import GgufFile
 from .weights import Checkpoint, Float32, Rounding
 from .writing import StoredTensor
@@ -86,12 +86,12 @@ class Origin:
         adapter = self.adapter if adapted else None
         # As the export does: norms and biases are stored as they come out of the merge.
         rounding: Rounding = "f32" if plan.keep_f32 else self.rounding
-        values = merged_rows(self.checkpoint, adapter, plan.source, rows, rounding)
+        values = planned_rows(self.checkpoint, adapter, plan, rows, rounding)
         return plan.reorder(values) if ordered else values
 
     def changes(self, plan: TensorPlan) -> bool:
         """Whether the adapter changes a tensor."""
-        return self.adapter is not None and self.adapter.changes(plan.source)
+        return self.adapter is not None and any(self.adapter.changes(source) for source in plan.sources)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from .adapter import Adapter
 from .architectures import TensorPlan
-from .block_quantizers import row_quantizer
+from .block_quantizers import RowQuantizer, row_quantizer, weighted_quantizer
 from .errors import ExportError, UnsupportedError
 from .ggml import BLOCK_TYPES
-from .merge import merged_rows
+from .merge import planned_rows
 from .weights import ROUNDED, Checkpoint, Float32, Rounding, slabs
 
 _ALIGNMENT: Final = 32
@@ -37,10 +37,22 @@ class StoredTensor:
     Attributes:
         plan: where it comes from, and its name and shape.
         type_name: ggml's name of the type it is stored in.
+        importance: how much each column matters, float32 ``[columns]``; all the same when ``None``.
     """
 
     plan: TensorPlan
     type_name: str
+    importance: Float32 | None = None
+
+    @property
+    def quantizer(self) -> RowQuantizer | None:
+        """What turns its rows into blocks; ``None`` where it is stored as it is."""
+        if self.type_name in _EXACT:
+            return None
+        # Q8_0 has no choice to make that an importance could sway, and ggml looks at none
+        if self.importance is None or self.type_name == "Q8_0":
+            return row_quantizer(self.type_name)
+        return weighted_quantizer(self.type_name, self.importance)
 
     @property
     def n_values(self) -> int:
@@ -74,11 +86,12 @@ class StoredTensor:
         Raises:
             ExportError: a weight is too large for the type.
         """
-        if self.type_name in _EXACT:
+        quantizer = self.quantizer
+        if quantizer is None:
             with np.errstate(over="ignore"):
                 return np.ascontiguousarray(values.astype(_EXACT[self.type_name], copy=False)).view(np.uint8)
         try:
-            return row_quantizer(self.type_name)(values.reshape(-1, values.shape[-1]))
+            return quantizer(values.reshape(-1, values.shape[-1]))
         except UnsupportedError:
             raise
         except ExportError as error:
@@ -199,7 +212,7 @@ def _encoded(
     try:
         for tensor in tensors:
             n_rows = tensor.plan.shape[0]
-            for rows in slabs(source.checkpoint.tensors[tensor.plan.source], tensor.plan.rows_per_unit):
+            for rows in slabs(tensor.plan, tensor.plan.rows_per_unit):
                 waiting.append(executor.submit(_encode, tensor, source, rows, rows.stop == n_rows))
                 if len(waiting) > 2 * n_threads:
                     yield waiting.popleft().result()
@@ -213,5 +226,5 @@ def _encoded(
 def _encode(tensor: StoredTensor, source: Source, rows: slice, ends: bool) -> tuple[int, NDArray[np.uint8], bool]:
     # llama.cpp's converter stores norms and biases as they come out of the merge, whatever the type of the file.
     rounding: Rounding = "f32" if tensor.type_name == "F32" else source.rounding
-    values = merged_rows(source.checkpoint, source.adapter, tensor.plan.source, rows, rounding)
+    values = planned_rows(source.checkpoint, source.adapter, tensor.plan, rows, rounding)
     return values.size, tensor.encode(tensor.plan.reorder(values)), ends
