@@ -47,6 +47,7 @@ __all__ = [
     "ExportResult",
     "GgufFile",
     "HostMemoryError",
+    "Imatrix",
     "LoraResult",
     "MissingLibraryError",
     "QuantizerWarning",

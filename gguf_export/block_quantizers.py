@@ -146,11 +146,33 @@ def row_quantizer(name: str, quantizer: Literal["auto", "lanes", "ggml"] = "auto
     return RowQuantizer(block_type, "ggml", reason, functools.partial(_encode_with_ggml, block_type))
 
 
-def _encode_with_ggml(block_type: BlockType, rows: NDArray[np.float32], out: NDArray[np.uint8]) -> float:
+def weighted_quantizer(name: str, importance: NDArray[np.float32]) -> RowQuantizer:
+    """ggml's quantizer of a type, with an importance matrix.
+
+    Args:
+        name: a key of ``BLOCK_TYPES``.
+        importance: float32 ``[columns]``.
+
+    Raises:
+        MissingLibraryError: llama-cpp-python is not installed.
+    """
+    block_type = BLOCK_TYPES[name]
+    ggml.quantize_chunk()
+    values = np.ascontiguousarray(importance, dtype=np.float32)
+    encode = functools.partial(_encode_with_ggml, block_type, importance=values)
+    return RowQuantizer(block_type, "ggml", "the fast quantizer knows no importance matrix", encode)
+
+
+def _encode_with_ggml(
+    block_type: BlockType,
+    rows: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    importance: NDArray[np.float32] | None = None,
+) -> float:
     largest = float(np.abs(rows).max(initial=0.0))
     if not math.isfinite(largest):
         return math.inf
-    ggml.encode(block_type, rows, out)
+    ggml.encode(block_type, rows, out, importance)
     return largest
 
 

@@ -23,6 +23,7 @@ from .architectures import (
     rope_factors,
 )
 from .child import require_llama_cpp
+from .errors import UnsupportedError
 from .files import (
     cleaned_temporaries,
     commit,
@@ -299,11 +300,22 @@ def _rope_position(plan: _Plan) -> int:
     return sum(name < "rope_freqs.weight" for name in outside)
 
 
+def _size_label(plan: _Plan) -> str:
+    """As ``gguf.GGUFWriter`` counts: all weights, or experts times what one of them has with what they share."""
+    import gguf
+
+    stacks = [tensor for tensor in plan.tensors if tensor.plan.stacked]
+    total = sum(tensor.n_values for tensor in plan.tensors) + (plan.rope.size if plan.rope is not None else 0)
+    one = sum(tensor.n_values // len(tensor.plan.stacked) for tensor in stacks)
+    shared = total - sum(tensor.n_values for tensor in stacks)
+    label: str = gguf.size_label(total, shared, one, len(stacks[0].plan.stacked) if stacks else 0)
+    return label
+
+
 def _add_metadata(writer: Any, plan: _Plan) -> None:
     import gguf
 
-    n_weights = sum(tensor.n_values for tensor in plan.tensors) + (plan.rope.size if plan.rope is not None else 0)
-    add_general_keys(writer, plan.source.checkpoint.folder, n_weights, plan.metadata)
+    add_general_keys(writer, plan.source.checkpoint.folder, _size_label(plan), plan.metadata)
     add_settings(writer, plan.source.checkpoint)
     writer.add_file_type(plan.file_type)
     add_family_settings(writer, plan.source.checkpoint)

@@ -85,12 +85,19 @@ def quantize_chunk() -> Callable[..., int]:
     return function  # type: ignore[no-any-return]
 
 
-def encode(block_type: BlockType, rows: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+def encode(
+    block_type: BlockType,
+    rows: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    importance: NDArray[np.float32] | None = None,
+) -> None:
     """Quantize whole rows with ggml's code, in this thread.
 
     Args:
         block_type: the type.
         rows: contiguous ``[rows, columns]``, the columns a multiple of the block's weights.
         out: contiguous ``[rows, bytes of a row]``.
+        importance: contiguous ``[columns]``: how much an error in each column costs; all the same by default.
     """
-    quantize_chunk()(block_type.number, rows.ctypes.data, out.ctypes.data, 0, *rows.shape, None)
+    weights = None if importance is None else importance.ctypes.data
+    quantize_chunk()(block_type.number, rows.ctypes.data, out.ctypes.data, 0, *rows.shape, weights)
