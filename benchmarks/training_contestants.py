@@ -33,6 +33,7 @@ class Job:
         plan: fields of `LoadPlan` that the memory plan set.
         steps: optimizer steps in all.
         trl: folder with another version of TRL; None for the installed one.
+        cap_bytes: what of the card may be used, where that is less than all of it.
     """
 
     contestant: str
@@ -42,6 +43,7 @@ class Job:
     plan: dict[str, Any]
     steps: int
     trl: str | None
+    cap_bytes: int | None = None
 
 
 def main() -> None:
@@ -179,6 +181,7 @@ def _unsloth_auto(job: Job, out: Path) -> Any:
         load_in_4bit=job.recipe["quantization"]["load_in_4bit"],
         use_gradient_checkpointing="unsloth",
         offload_layers="auto",
+        **({} if job.cap_bytes is None else {"device_map_planner_kwargs": {"max_memory": _most(job.cap_bytes)}}),
     )
     peft = FastLanguageModel.get_peft_model(
         base, **lora, bias="none", use_gradient_checkpointing="unsloth", random_state=SEED
@@ -204,6 +207,11 @@ def _unsloth_auto(job: Job, out: Path) -> Any:
         seed=SEED,
     )
     return SFTTrainer(model=peft, args=config, train_dataset=_rows(job), processing_class=tokenizer)
+
+
+def _most(cap_bytes: int) -> dict[int, str]:
+    """A cap in the planner's words: it plans for the whole card otherwise, whatever torch is limited to."""
+    return {0: f"{cap_bytes / 2**30:.2f}GiB"}
 
 
 def _rows(job: Job) -> Any:

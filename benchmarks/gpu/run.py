@@ -16,10 +16,12 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.holding import hold, summary, table
+from benchmarks.gpu.peers import PEERS, why_not
 from benchmarks.gpu.weights import write_checkpoint
 from lowvram_ft import models
 from lowvram_ft.hardware import detect
@@ -74,7 +76,7 @@ class Part:
         max_length: tokens of a row.
         steps: optimizer steps.
         capped: whether the cap holds, and the plan with it; else everything is on the card.
-        engine: ``unsloth`` or ``reference``.
+        engine: ``unsloth`` or ``reference``; or one of `peers.PEERS`, which gets the rows and the cap, and no plan.
     """
 
     name: str
@@ -88,13 +90,16 @@ class Part:
 def parts(tiny: bool, engine: str) -> list[Part]:
     """What is run, the most wanted first."""
     if tiny:
-        return [
+        ours = [
             Part("tiny", "tiny", 128, 3, True, "reference"),
             Part("tiny, resident", "tiny", 128, 3, False, "reference"),
         ]
+        return ours + [Part(f"tiny, {peer}", "tiny", 128, 3, True, peer) for peer in PEERS]
     wanted = [Part(f"{model} {length}", model, length, 20, True, engine) for model, length in TARGETS]
-    wanted += [Part(f"{part.name}, resident", part.model, part.max_length, 5, False, engine) for part in wanted]
-    return wanted + [Part(f"{model} {length}", model, length, 4, True, engine) for model, length in OTHERS]
+    resident = [Part(f"{part.name}, resident", part.model, part.max_length, 5, False, engine) for part in wanted]
+    peers = [replace(part, name=f"{part.name}, {peer}", steps=5, engine=peer) for part in wanted for peer in PEERS]
+    others = [Part(f"{model} {length}", model, length, 4, True, engine) for model, length in OTHERS]
+    return wanted + resident + peers + others
 
 
 def plan_part(part: Part, folder: Path, vram_bytes: int) -> StagePlan:
@@ -103,7 +108,7 @@ def plan_part(part: Part, folder: Path, vram_bytes: int) -> StagePlan:
         f"model.base={folder}",
         f"train.max_length={part.max_length}",
         "train.gradient_accumulation_steps=1",
-        f"hardware.engine={part.engine}",
+        f"hardware.engine={_planned_engine(part)}",
         "hardware.require_gpu=false",
         "lora.lora_dropout=0.0",
     ]
@@ -114,7 +119,7 @@ def plan_part(part: Part, folder: Path, vram_bytes: int) -> StagePlan:
 
 def job_of(part: Part, folder: Path, plan: StagePlan, cap_bytes: int | None) -> dict[str, Any]:
     """The job of `train_once`: the engine's own inputs, as a training stage makes them from the plan."""
-    overrides = [f"model.base={folder}", f"hardware.engine={part.engine}", "lora.lora_dropout=0.0"]
+    overrides = [f"model.base={folder}", f"hardware.engine={_planned_engine(part)}", "lora.lora_dropout=0.0"]
     (stage,) = load("stage_a_kodcode", overrides).stages
     found = plan.to_json()
     recipe = as_planned(stage.recipe, found)
@@ -135,12 +140,17 @@ def job_of(part: Part, folder: Path, plan: StagePlan, cap_bytes: int | None) -> 
 
 
 def run_part(part: Part, weights: Path, cap_bytes: int, device: str, limit_s: float) -> dict[str, Any]:
-    """Plan, train, and hold one against the other."""
+    """Plan, train, and hold one against the other.
+
+    A peer gets the sections of the plan for the same training, and its own way with the card.
+    """
+    if part.engine in PEERS and (why := why_not(part.engine, device == "cuda")) is not None:
+        return {"part": asdict(part), "run": None, "why": why}
     config = TINY if part.model == "tiny" else models.config_of(models.resolve(part.model))
     folder = write_checkpoint(config, weights / part.model.replace("/", "--"), device)
     plan = plan_part(part, folder, cap_bytes)
     result: dict[str, Any] = {"part": asdict(part), "plan": plan.to_json()}
-    if not plan.fit.plan.fits:
+    if not plan.fit.plan.fits and part.engine not in PEERS:
         return {**result, "run": None, "why": "the plan says that it does not fit"}
     job = job_of(part, folder, plan, cap_bytes)
     outcome = subprocess.run(
@@ -154,34 +164,23 @@ def run_part(part: Part, weights: Path, cap_bytes: int, device: str, limit_s: fl
     if outcome.returncode:
         return {**result, "run": None, "why": outcome.stderr[-2000:]}
     result["run"] = json.loads(outcome.stdout.splitlines()[-1])
-    result["held"] = hold(result["plan"], result["run"])
+    gpu = card_name() if device == "cuda" else None
+    result["held"] = hold(result["plan"], result["run"], gpu)
+    if part.engine in PEERS:  # nothing was predicted of it
+        del result["plan"]
+        result["held"] |= dict.fromkeys(("predicted_bytes", "off", "predicted_tok_per_s", "speed_off"))
     return result
 
 
-def hold(plan: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
-    """A prediction beside what was measured; measured figures are null without a card.
-
-    Returns:
-        ``predicted_bytes``, ``measured_bytes``, and ``off``: by what share the prediction is above (below: negative).
-    """
-    predicted = plan["plan"]["peak_gpu_bytes"]
-    measured = max(
-        (run[key] for key in ("load_reserved_bytes", "end_reserved_bytes") if key in run),
-        default=None,
-    )
-    off = predicted / measured - 1 if measured else None
-    return {"predicted_bytes": predicted, "measured_bytes": measured, "off": off, "fits": run["fits"]}
+def _planned_engine(part: Part) -> str:
+    return "auto" if part.engine in PEERS else part.engine
 
 
-def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """How the predictions of all parts did: targets are within 5 %, and none more than 2 % below."""
-    offs = {name: one["held"]["off"] for name, one in results.items() if one.get("held", {}).get("off") is not None}
-    return {
-        "configurations": len(offs),
-        "within_5_percent": sum(abs(off) <= 0.05 for off in offs.values()),
-        "more_than_2_percent_below": sorted(name for name, off in offs.items() if off < -0.02),
-        "off": offs,
-    }
+def card_name() -> str:
+    """The card, as its driver names it."""
+    import torch
+
+    return str(torch.cuda.get_device_name(0))
 
 
 def machine() -> dict[str, Any]:
@@ -240,9 +239,10 @@ def run(out: Path, weights: Path, cap_bytes: int, limit_s: float, tiny: bool, en
             found["results"][part.name] = run_part(part, weights, cap_bytes, device, left)
         except subprocess.TimeoutExpired:
             found["results"][part.name] = {"part": asdict(part), "run": None, "why": f"not done after {left:.0f} s"}
-        found["summary"] = summary(found["results"])
+        found["summary"], found["table"] = summary(found["results"]), table(found["results"])
         _write(out, found)
         print(json.dumps({part.name: found["results"][part.name].get("held", "did not run")}), flush=True)
+    print("\n".join(found.get("table", [])))
     print(json.dumps(found.get("summary", {})))
 
 

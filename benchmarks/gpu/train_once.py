@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu.train_once < job.json
 
-The job is one JSON object: ``model`` (folder), ``engine``, ``plan`` (fields of `LoadPlan`), ``train`` (fields of the
-recipe's section), ``tokens`` (of a row), ``steps``, ``cap_bytes`` (most that torch may reserve; null for no cap).
-Prints one JSON object as its last line.
+The job is one JSON object: ``model`` (folder), ``engine`` (one of ours, or of `peers.PEERS`), ``plan`` (fields of
+`LoadPlan`), ``train`` (fields of the recipe's section), ``tokens`` (of a row), ``steps``, ``cap_bytes`` (most that
+torch may reserve; null for no cap). Prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.peers import PEERS, streamft, trainer_of
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import LoadPlan
 
@@ -27,8 +28,14 @@ def main() -> None:
 
 def train_once(job: dict[str, Any]) -> dict[str, Any]:
     """Load and train; what was seen."""
-    engine = _engine(job["engine"])
+    if job["engine"] == "Unsloth auto":  # before torch and all that stands on it
+        import unsloth  # noqa: F401
+    engine = None if job["engine"] in PEERS else _engine(job["engine"])
     import torch
+
+    if job["engine"] == "streamft":
+        with tempfile.TemporaryDirectory(prefix="train-once-") as out:
+            return streamft(job, _rows(job["tokens"], job["steps"]), Path(out))
 
     found: dict[str, Any] = {"fits": True, "at": "load"}
     if job["cap_bytes"] is not None and torch.cuda.is_available():
@@ -48,26 +55,34 @@ def train_once(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load_and_train(engine: Any, job: dict[str, Any], found: dict[str, Any]) -> None:
+    import torch
+    from datasets import Dataset
+
     began = time.monotonic()
-    plan = load_plan(job["plan"])
-    loaded = engine.load(Path(job["model"]), plan, None)
-    found.update(_peaks("load"), load_s=time.monotonic() - began, at="train", device=loaded.device, dtype=loaded.dtype)
     train = TrainSection(**job["train"], max_steps=job["steps"])
     watch = _watch()
+    a_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    rows = _rows(job["tokens"], job["steps"] * a_step)
     with tempfile.TemporaryDirectory(prefix="train-once-") as out:
-        rows = _rows(job["tokens"], job["steps"] * train.per_device_train_batch_size)
-        trainer = engine.trainer("sft", loaded, train, rows, None, Path(out), [watch])
+        if engine is None:
+            trainer = trainer_of(job, rows, Path(out), torch.cuda.is_available())
+            trainer.add_callback(watch)
+            about = {"device": trainer.args.device.type, "dtype": "bfloat16" if trainer.args.bf16 else "float32"}
+        else:
+            loaded = engine.load(Path(job["model"]), load_plan(job["plan"]), None)
+            trainer = engine.trainer("sft", loaded, train, Dataset.from_list(rows), None, Path(out), [watch])
+            about = {"device": loaded.device, "dtype": loaded.dtype}
+        found.update(_peaks("load"), load_s=time.monotonic() - began, at="train", **about)
         _reset_peaks()
         trainer.train()
     seconds = [later - earlier for earlier, later in zip(watch.ends, watch.ends[1:], strict=False)]
     middle = sorted(seconds)[len(seconds) // 2] if seconds else None
-    a_step = job["tokens"] * train.per_device_train_batch_size * train.gradient_accumulation_steps
     found.update(
         at="end",
         steps=len(watch.ends),
         first_step_peaks=watch.first,
         step_s=middle,
-        tok_per_s=a_step / middle if middle else None,
+        tok_per_s=job["tokens"] * a_step / middle if middle else None,
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     )
 
@@ -90,12 +105,10 @@ def _engine(name: str) -> Any:
     return ReferenceEngine()
 
 
-def _rows(tokens: int, count: int) -> Any:
+def _rows(tokens: int, count: int) -> list[dict[str, list[int]]]:
     """Rows of exactly so many tokens, all of which carry loss: the most that a recipe can ask for."""
-    from datasets import Dataset
-
     rows = [[(7 * place + 13 * number) % 250 + 1 for place in range(tokens)] for number in range(count)]
-    return Dataset.from_list([{"input_ids": row, "labels": row} for row in rows])
+    return [{"input_ids": row, "labels": row} for row in rows]
 
 
 def _watch() -> Any:
