@@ -211,9 +211,10 @@ def add_settings(writer: Any, checkpoint: Checkpoint) -> None:
     if experts := n_experts(config):
         writer.add_expert_count(experts)
         writer.add_expert_used_count(integer(checkpoint, "num_experts_per_tok"))
-    if config.get("head_dim") is not None:
-        writer.add_key_length(int(config["head_dim"]))
-        writer.add_value_length(int(config["head_dim"]))
+    if config.get("head_dim") is not None or writer.arch == "llama":
+        # transformers writes it into every Llama's config.json, so a merged folder has it though its base may not.
+        writer.add_key_length(head_dim(checkpoint))
+        writer.add_value_length(head_dim(checkpoint))
 
 
 def add_family_settings(writer: Any, checkpoint: Checkpoint) -> None:

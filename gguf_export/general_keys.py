@@ -59,7 +59,7 @@ def require_known_keys(metadata: Mapping[str, str]) -> None:
             raise UnsupportedError(f"metadata: unknown key {key!r}; use one of {', '.join(METADATA_KEYS)}")
 
 
-def add_general_keys(writer: Any, folder: Path, n_weights: int, metadata: Mapping[str, str]) -> None:
+def add_general_keys(writer: Any, folder: Path, size_label: str, metadata: Mapping[str, str]) -> None:
     """Write them to a ``gguf.GGUFWriter``.
 
     llama.cpp takes the sampling settings for its own defaults, so those of the base's
@@ -68,7 +68,7 @@ def add_general_keys(writer: Any, folder: Path, n_weights: int, metadata: Mappin
     Args:
         writer: the writer.
         folder: the base's folder.
-        n_weights: how many weights the model has, for its size label.
+        size_label: how large the model is, as ``gguf.size_label`` says it.
         metadata: ``METADATA_KEYS`` that the caller sets.
 
     Raises:
@@ -86,7 +86,7 @@ def add_general_keys(writer: Any, folder: Path, n_weights: int, metadata: Mappin
             add(f"general.sampling.{key}", kind(value))
     values = {
         "name": Path(folder).absolute().name,
-        "size_label": gguf.size_label(n_weights, n_weights, 0, 0),
+        "size_label": size_label,
         **metadata,
     }
     for key in METADATA_KEYS:

@@ -84,7 +84,7 @@ def make_tiny_model(
 
     Args:
         path: the folder to write.
-        family: ``"llama"``, ``"qwen2"`` or ``"qwen3"``.
+        family: ``"llama"``, ``"qwen2"``, ``"qwen3"`` or ``"qwen3_moe"``.
         tie: share the embedding with the output head.
         seed: of the random weights.
         dtype: torch's name of the type to save in.
@@ -117,10 +117,12 @@ def make_tiny_model(
         "eos_token_id": 2,
         "pad_token_id": 0,
     }
-    if family == "qwen3":
+    if family.startswith("qwen3"):
         settings["head_dim"] = 64
+    if family == "qwen3_moe":
+        settings |= {"moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
     settings.update(overrides)
-    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    names = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
     config = getattr(transformers, f"{names[family]}Config")(**settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
