@@ -1,16 +1,18 @@
-"""Reading a Modelfile back: the part of Go's ``text/template`` that ``ollama.modelfile`` writes.
+"""Reading a Modelfile back: the part of Go's ``text/template`` that ``ollama.modelfile`` writes, filled as Ollama does.
 
-Known: literal text, ``{{ "string" }}``, ``{{ .Field }}``, ``{{ if .Field }}``, ``{{ if eq .Field "x" }}``,
-``{{ else if … }}``, ``{{ else }}``, ``{{ range .Field }}``, ``{{ end }}``. Anything else is an error, so that
-a template which this module renders is one that it understands.
+Known: literal text, ``{{ "string" }}``, fields (``.System``, ``$.System``), variables (``{{ $x := … }}``,
+``{{ $x = … }}``), ``eq``, ``and``, ``len``, ``slice``, Ollama's ``currentDate``, ``if`` with ``else if`` and ``else``,
+``range`` with and without variables, ``end``. Anything else is an error, so that a template which this module renders
+is one that it understands.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from .errors import UnsupportedError
@@ -18,7 +20,14 @@ from .templates import Message
 
 _ACTION: Final = re.compile(r'\{\{((?:"(?:\\.|[^"\\])*"|[^"{}])*)\}\}', re.DOTALL)
 _BLOCK: Final = r'^{}\s+"""(.*?)"""[ \t]*$'
-_CONDITION: Final = re.compile(r'eq\s+\.(\w+)\s+("(?:\\.|[^"\\])*")|\.(\w+)')
+_TOKEN: Final = re.compile(r'\s*("(?:\\.|[^"\\])*"|\d+|\$\w*(?:\.\w+)*|(?:\.\w+)+|\w+|:=|[=(),])')
+_FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = {
+    "eq": lambda one, other: one == other,
+    "and": lambda one, other: one and other,
+    "len": len,
+    "slice": lambda whole, start, end=None: whole[start:end],
+}
+_TODAY: Final = "currentDate"
 
 
 def render_modelfile_template(modelfile_text: str, system: str | None, prompt: str) -> str:
@@ -39,31 +48,45 @@ def render_modelfile_template(modelfile_text: str, system: str | None, prompt: s
 
 
 def render_modelfile_messages(
-    modelfile_text: str, messages: Sequence[Message], *, use_default_system: bool = True
+    modelfile_text: str, messages: Sequence[Message], *, use_default_system: bool = True, now: datetime | None = None
 ) -> str:
     """Render a conversation, and what introduces an answer, as Ollama does.
+
+    Ollama puts the Modelfile's ``SYSTEM`` before a conversation that does not begin with a system message, joins all
+    system texts in ``.System``, and makes one message of neighbours with the same role; both by an empty line
+    (``template/template.go``, ``collate``).
 
     Args:
         modelfile_text: the Modelfile.
         messages: the conversation.
-        use_default_system: where it has no system message, take the Modelfile's ``SYSTEM``.
+        use_default_system: where it does not begin with a system message, take the Modelfile's ``SYSTEM``.
+        now: the day that a template writes; the clock's by default.
 
     Raises:
         UnsupportedError: the template uses what is not known here.
     """
-    template = _field(modelfile_text, "TEMPLATE")
+    template = modelfile_block(modelfile_text, "TEMPLATE")
     if template is None:
         raise UnsupportedError("Modelfile: holds no TEMPLATE; write it again")
-    system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
-    if not system and use_default_system:
-        system = _field(modelfile_text, "SYSTEM") or ""
     turns = [{"Role": message["role"], "Content": message["content"]} for message in messages]
-    return "".join(_run(_parse(template), {"System": system, "Messages": turns}))
+    default = modelfile_block(modelfile_text, "SYSTEM") if use_default_system else None
+    if default and (not turns or turns[0]["Role"] != "system"):
+        turns.insert(0, {"Role": "system", "Content": default})
+    system = "\n\n".join(turn["Content"] for turn in turns if turn["Role"] == "system")
+    data = {"System": system, "Messages": _merged(turns)}
+    variables = {"$": data, _TODAY: (now or datetime.now()).strftime("%Y-%m-%d")}
+    return "".join(_run(_parse(template), data, variables))
+
+
+def modelfile_block(text: str, name: str) -> str | None:
+    """The text of an instruction that is quoted by three quotes; ``None`` where there is none."""
+    match = re.search(_BLOCK.format(name), text, re.DOTALL | re.MULTILINE)
+    return match.group(1) if match else None
 
 
 @dataclass(frozen=True)
 class _Node:
-    """``text``, ``string``, ``field``, or ``if``/``range`` with a body and, for ``if``, an alternative."""
+    """``text``, ``action``, or ``if``/``range`` with a body and, for ``if``, an alternative."""
 
     kind: str
     value: str
@@ -71,9 +94,14 @@ class _Node:
     otherwise: tuple[_Node, ...] = ()
 
 
-def _field(text: str, name: str) -> str | None:
-    match = re.search(_BLOCK.format(name), text, re.DOTALL | re.MULTILINE)
-    return match.group(1) if match else None
+def _merged(turns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    merged: list[dict[str, str]] = []
+    for turn in turns:
+        if merged and merged[-1]["Role"] == turn["Role"]:
+            merged[-1]["Content"] += f"\n\n{turn['Content']}"
+        else:
+            merged.append(dict(turn))
+    return merged
 
 
 def _tokens(template: str) -> Iterator[tuple[str, str]]:
@@ -87,8 +115,8 @@ def _tokens(template: str) -> Iterator[tuple[str, str]]:
 
 def _parse(template: str) -> tuple[_Node, ...]:
     tokens = list(_tokens(template))
-    nodes, position, _ = _parse_until(tokens, 0)
-    if position != len(tokens):
+    nodes, position, closing = _parse_until(tokens, 0)
+    if position != len(tokens) or closing:
         raise UnsupportedError("Modelfile: an end without a beginning in its template; write it again")
     return nodes
 
@@ -99,17 +127,15 @@ def _parse_until(tokens: list[tuple[str, str]], position: int) -> tuple[tuple[_N
     while position < len(tokens):
         kind, value = tokens[position]
         position += 1
-        if kind == "text" or value.startswith('"'):
-            nodes.append(_Node("text", value if kind == "text" else json.loads(value)))
+        if kind == "text":
+            nodes.append(_Node("text", value))
         elif value == "end" or value.startswith("else"):
             return tuple(nodes), position, value
         elif value.startswith(("if ", "range ")):
             node, position = _parse_block(value, tokens, position)
             nodes.append(node)
-        elif re.fullmatch(r"\.\w+", value):
-            nodes.append(_Node("field", value[1:]))
         else:
-            raise UnsupportedError(f"Modelfile: {{{{ {value} }}}} is not known here; use Ollama itself")
+            nodes.append(_Node("action", value))
     return tuple(nodes), position, ""
 
 
@@ -121,26 +147,87 @@ def _parse_block(head: str, tokens: list[tuple[str, str]], position: int) -> tup
         node, position = _parse_block(closing.removeprefix("else "), tokens, position)
         otherwise = (node,)
     elif closing == "else":
-        otherwise, position, _ = _parse_until(tokens, position)
+        otherwise, position, closing = _parse_until(tokens, position)
+    if not closing:
+        raise UnsupportedError("Modelfile: a beginning without an end in its template; write it again")
     return _Node(kind, value.strip(), body, otherwise), position
 
 
-def _run(nodes: Sequence[_Node], scope: Mapping[str, Any]) -> Iterator[str]:
+def _run(nodes: Sequence[_Node], dot: Any, variables: dict[str, Any]) -> Iterator[str]:
     for node in nodes:
         if node.kind == "text":
             yield node.value
-        elif node.kind == "field":
-            yield str(scope[node.value])
         elif node.kind == "range":
-            for item in scope[node.value.removeprefix(".")]:
-                yield from _run(node.body, item)
+            names, _, source = node.value.rpartition(":=")
+            for index, item in enumerate(_value(source, dot, variables)):
+                for name, value in zip(re.findall(r"\$\w+", names), (index, item), strict=False):
+                    variables[name] = value
+                yield from _run(node.body, item, variables)
+        elif node.kind == "if":
+            holds = bool(_value(node.value, dot, variables))
+            yield from _run(node.body if holds else node.otherwise, dot, variables)
+        elif (assigned := re.match(r"(\$\w+)\s*:?=(.*)", node.value, re.DOTALL)) is not None:
+            variables[assigned.group(1)] = _value(assigned.group(2), dot, variables)
         else:
-            yield from _run(node.body if _holds(node.value, scope) else node.otherwise, scope)
+            yield str(_value(node.value, dot, variables))
 
 
-def _holds(condition: str, scope: Mapping[str, Any]) -> bool:
-    match = _CONDITION.fullmatch(condition)
-    if match is None:
-        raise UnsupportedError(f"Modelfile: the condition {condition} is not known here; use Ollama itself")
-    compared, literal, alone = match.groups()
-    return bool(scope[alone]) if alone else bool(scope[compared] == json.loads(literal))
+def _value(expression: str, dot: Any, variables: Mapping[str, Any]) -> Any:
+    """The value of an expression: one operand, or a function and its operands."""
+    tokens: list[str] = []
+    position = 0
+    text = expression.strip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise _unknown(expression)
+        tokens.append(match.group(1))
+        position = match.end()
+    value, rest = _call(tokens, expression, dot, variables)
+    if rest:
+        raise _unknown(expression)
+    return value
+
+
+def _call(tokens: list[str], expression: str, dot: Any, variables: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    if not tokens:
+        raise _unknown(expression)
+    if tokens[0] not in _FUNCTIONS:
+        return _operand(tokens, expression, dot, variables)
+    name, rest = tokens[0], tokens[1:]
+    operands = []
+    while rest and rest[0] != ")":
+        value, rest = _operand(rest, expression, dot, variables)
+        operands.append(value)
+    try:
+        return _FUNCTIONS[name](*operands), rest
+    except TypeError as error:
+        raise _unknown(expression) from error
+
+
+def _operand(tokens: list[str], expression: str, dot: Any, variables: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    if not tokens:
+        raise _unknown(expression)
+    token, rest = tokens[0], tokens[1:]
+    if token == _TODAY:
+        return variables[_TODAY], rest
+    if token == "(":
+        value, rest = _call(rest, expression, dot, variables)
+        if rest[:1] != [")"]:
+            raise _unknown(expression)
+        return value, rest[1:]
+    if token.startswith('"'):
+        return json.loads(token), rest
+    if token.isdigit():
+        return int(token), rest
+    start, _, fields = token.partition(".")
+    if not token.startswith((".", "$")) or (start and start not in variables):
+        raise _unknown(expression)
+    found = variables[start] if start else dot
+    for field in filter(None, fields.split(".")):
+        found = found[field]
+    return found, rest
+
+
+def _unknown(expression: str) -> UnsupportedError:
+    return UnsupportedError(f"Modelfile: {{{{ {expression} }}}} is not known here; use Ollama itself")

@@ -34,7 +34,8 @@ from lowvram_ft.hardware import cache_dir
 
 _KEPT = re.compile(
     r"[^/]+/vendor/llama\.cpp/"
-    r"(convert_(hf|lora)_to_gguf\.py|(conversion|gguf-py)/.*|models/ggml-vocab-[^/]*\.gguf(\.inp|\.out)?)"
+    r"(convert_(hf|lora)_to_gguf\.py|(conversion|gguf-py)/.*|models/ggml-vocab-[^/]*\.gguf(\.inp|\.out)?"
+    r"|models/templates/[^/]*\.jinja)"
 )
 _DRIVER = """
 import json, sys, types
@@ -71,7 +72,8 @@ def llama_cpp_source() -> Path:
         OracleUnavailable: it has to be fetched, and cannot be; the message is the reason.
     """
     version = importlib.metadata.version("llama-cpp-python")
-    folder = cache_dir() / "oracle" / f"llama_cpp_python-{version}"
+    kept = hashlib.sha256(_KEPT.pattern.encode()).hexdigest()[:8]
+    folder = cache_dir() / "oracle" / f"llama_cpp_python-{version}-{kept}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
