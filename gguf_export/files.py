@@ -121,10 +121,16 @@ def disk_full_is_an_error(folder: Path, needed_bytes: int) -> Iterator[None]:
 
     Raises:
         DiskSpaceError: something else took the room that was there at the start.
+        ExportError: no file may be that large there.
     """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ExportError(
+                f"{folder}: cannot hold a file of {_gib(needed_bytes)} (FAT32 ends at 4 GiB; or a limit is set, see "
+                "ulimit -f); write to another disk"
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _disk_space_error(folder, needed_bytes, shutil.disk_usage(folder).free) from error
