@@ -114,6 +114,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     cases["still-tied"] = Case.make(root / "still-tied", embedding.base, embedding.adapters)
     cases["chain"] = _chain(root / "chain", cases["qwen3-False-plain"].base)
     cases["settings"] = _settings(root / "settings", plain)
+    cases["old-config"] = _old_config(root / "old-config", cases["rope-linear"])
     outtypes = {"llama-False-rslora": ("bf16", "f16", "f32"), "still-tied": ("f32",)}
     convert([case.conversion(t) for name, case in cases.items() for t in outtypes.get(name, ("bf16", "f16"))])
     return cases
@@ -130,7 +131,8 @@ def _chain(folder: Path, base: Path) -> Case:
 def _settings(folder: Path, plain: Case) -> Case:
     """A base whose files say more about sampling and special tokens."""
     base = shutil.copytree(plain.base, folder / "base")
-    _change_json(base / "generation_config.json", do_sample=True, temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05)
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}
+    _change_json(base / "generation_config.json", **sampling)
     _change_json(base / "tokenizer_config.json", add_bos_token=False, add_prefix_space=False)
     _change_json(
         base / "tokenizer.json",
@@ -139,6 +141,18 @@ def _settings(folder: Path, plain: Case) -> Case:
     case = Case.make(folder, base, plain.adapters)
     shutil.copyfile(base / "generation_config.json", case.merged / "generation_config.json")
     return case
+
+
+def _old_config(folder: Path, case: Case) -> Case:
+    """A base whose config.json is as transformers 4 wrote it."""
+    base = shutil.copytree(case.base, folder / "base")
+    config = json.loads((base / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "linear", "factor": rope["factor"]}}
+    config |= {"torch_dtype": config.pop("dtype")}
+    del config["head_dim"]
+    (base / "config.json").write_text(json.dumps(config))
+    return Case.make(folder, base, case.adapters)
 
 
 def _change_json(path: Path, **settings: Any) -> None:
@@ -156,7 +170,7 @@ def test_the_file_is_the_official_one(cases: dict[str, Case], family: str, tied:
     assert not different
 
 
-@pytest.mark.parametrize("name", [*MODELS, "merged-in-bf16", "chain", "settings"])
+@pytest.mark.parametrize("name", [*MODELS, "merged-in-bf16", "chain", "settings", "old-config"])
 def test_other_models_and_settings_give_the_official_file(cases: dict[str, Case], name: str) -> None:
     case = cases[name]
     different = [quant for quant in MORE_QUANTS if case.ours(quant) != case.official(quant, "bf16")]
