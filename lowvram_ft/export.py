@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,9 @@ def verify_model(
     section: ExportSection,
     hardware: Hardware,
     progress: Progress,
+    sha256: str | None = None,
 ) -> dict[str, Any]:
-    """Verify a GGUF against base + adapter on held-out rows; by itself alone where those do not fit into memory.
+    """Verify a GGUF: its weights against base + adapter, and its answers on held-out rows where those fit into memory.
 
     Args:
         gguf: the file.
@@ -117,6 +118,7 @@ def verify_model(
         section: the recipe's ``[export]``.
         hardware: this machine.
         progress: where a person reads what is going on.
+        sha256: what the export reported; the file has to be that one still.
 
     Returns:
         Every check, and the scores.
@@ -127,6 +129,7 @@ def verify_model(
     gguf_export.require_llama_cpp("verification")
     reference = None
     note = ""
+    chat = from_folder(base)
     needed = 4 * ModelShape.from_config(read_config(base)).n_parameters
     if section.verify_rows == 0:
         note = "export.verify_rows is 0: verified without a reference"
@@ -138,44 +141,59 @@ def verify_model(
         rows = list(held_out_rows())[: section.verify_rows]
         path = gguf.with_suffix(".reference.npz")
         progress.say(f"verify: base + adapter on {len(rows)} held-out rows")
-        write_reference(base, adapter, rows, from_folder(base), path)
+        write_reference(base, adapter, rows, chat, path)
         reference = gguf_export.Reference.load(path)
     verification = gguf_export.verify(
         gguf,
         reference,
-        tokenizer_folder=base,
+        base=base,
+        adapter=adapter,
+        rounding=section.rounding,
+        sha256=sha256,
+        chat_template=chat.template,
         require_stop=section.require_stop,
         n_predict=section.n_ctx // 4,
+        progress=lambda what: progress.say(f"verify: {what}"),
     )
-    result = {
-        "ok": verification.ok,
-        "kind": verification.kind,
-        "note": note,
-        "scores": dict(verification.scores),
-        "checks": [asdict(check) for check in verification.checks],
-    }
+    result = {**verification.to_json(), "note": note}
     write_json(gguf.with_suffix(".verification.json"), result)
     if not verification.ok:
         rejected = gguf_export.reject(gguf, verification)
-        failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.checks if not check.ok)
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.failed)
         raise ExportRejected(f"{rejected}: does not pass its verification ({failed}); it is kept for a look")
     return result
 
 
 def create_in_ollama(name: str, modelfile: Path) -> None:
-    """Hand the model to a local Ollama.
+    """Hand the model to a local Ollama. The client is ended when this function is left by Ctrl-C.
+
+    Args:
+        name: the model's name in Ollama.
+        modelfile: the Modelfile; the files that it names lie beside it.
 
     Raises:
         MachineError: the client is not installed, or refuses.
     """
-    if shutil.which("ollama") is None:
-        raise MachineError("ollama: the client is not installed; install it, then run: ollama create NAME -f MODELFILE")
+    client = shutil.which("ollama")
+    if client is None:
+        raise MachineError(
+            f"ollama: the client is not installed; install it from https://ollama.com, then run: cd {modelfile.parent} "
+            f"&& ollama create {name} -f {modelfile.name}"
+        )
+    # Names in a Modelfile are relative to it, and older clients take them as relative to the working directory.
     outcome = subprocess.run(
-        ["ollama", "create", name, "-f", modelfile.name],
+        [client, "create", name, "-f", modelfile.name],
         cwd=modelfile.parent,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         check=False,
     )
     if outcome.returncode != 0:
-        raise MachineError(f"ollama create {name}: {outcome.stderr.strip()[-200:]}; is `ollama serve` running?")
+        said = _last_line(outcome.stderr.decode(errors="replace")) or f"ended with {outcome.returncode}"
+        raise MachineError(f"ollama create {name}: {said}; is `ollama serve` running?")
+
+
+def _last_line(text: str) -> str:
+    """The last thing that was said, without what a terminal is told beside (the client draws its progress)."""
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", text)]
+    return next((line[:300] for line in reversed(lines) if line), "")

@@ -205,7 +205,12 @@ class Job:
         out = self.run.path / "export" / f"{self.resolved.name}-{section.quant}.gguf"
         folder = self.model_folder
         result = self.step("export", lambda: export_model(folder(), adapter, out, section, self.progress))
-        self.step("verify", lambda: verify_model(out, folder(), adapter, section, self.hardware, self.progress))
+        self.step(
+            "verify",
+            lambda: verify_model(
+                out, folder(), adapter, section, self.hardware, self.progress, sha256=result["sha256"]
+            ),
+        )
         if section.ollama is not None:
             name = section.ollama
             self.step("ollama", lambda: _ollama(name, Path(result["modelfile"])))

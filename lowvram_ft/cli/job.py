@@ -168,7 +168,7 @@ def export(
     folder = materialize(model)
     found = export_model(folder, adapter, out, section, say)
     if verify:
-        found["verification"] = verify_model(out, folder, adapter, section, detect(), say)
+        found["verification"] = verify_model(out, folder, adapter, section, detect(), say, sha256=found["sha256"])
     if ollama is not None:
         from lowvram_ft.export import create_in_ollama
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gguf_export import Reference, ReferenceSequence
 from lowvram_ft.data.row import Row
@@ -11,6 +12,10 @@ from lowvram_ft.errors import ModelError
 from lowvram_ft.rendering import ChatFormat
 from lowvram_ft.training.engines.reference import continue_adapter
 from lowvram_ft.training.sft import keep_quiet
+
+GREEDY_ROWS = 4
+GREEDY_TOKENS = 32
+"""Greedy answers cost a forward pass a token: a few are enough to show beside those of the export."""
 
 
 def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat: ChatFormat, out: Path) -> None:
@@ -41,12 +46,34 @@ def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat
     loaded.eval()
     sequences = []
     with torch.inference_mode():
-        for row in rows:
+        for index, row in enumerate(rows):
             rendered = chat.render(row.prompt, row.completion)
             start = rendered.completion_mask.index(1)
             logits = loaded(input_ids=torch.tensor([rendered.input_ids])).logits[0, start - 1 : -1].float().numpy()
+            prompt = torch.tensor([rendered.input_ids[:start]])
+            greedy = _greedy(loaded, prompt, rendered.input_ids[-1]) if index < GREEDY_ROWS else None
+            messages = chat.messages(row.prompt)
             sequences.append(
-                ReferenceSequence.from_logits(rendered.input_ids, start, logits, chat.messages(row.prompt))
+                ReferenceSequence.from_logits(rendered.input_ids, start, logits, messages, greedy_ids=greedy)
             )
     out.parent.mkdir(parents=True, exist_ok=True)
     Reference(tuple(sequences)).save(out)
+
+
+def _greedy(model: Any, prompt: Any, end: int) -> list[int]:
+    """The most likely token after each other, up to and with the end token.
+
+    Args:
+        model: base + adapter.
+        prompt: token ids ``[1, n]``.
+        end: the end token that was trained.
+    """
+    output = model(input_ids=prompt, use_cache=True)
+    answer: list[int] = []
+    while len(answer) < GREEDY_TOKENS:
+        token = output.logits[:, -1:].argmax(dim=-1)
+        answer.append(int(token))
+        if answer[-1] == end:
+            break
+        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+    return answer
