@@ -1,15 +1,17 @@
 """What one adapter does to one tensor of its base, a few rows at a time.
 
 A change holds only where its tensors lie, and reads what a slab of rows needs when it is applied: the memory that
-an adapter takes does not depend on its size, and any number of threads can apply it at once.
+an adapter takes does not depend on how many tensors it changes, and any number of threads can apply it at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
+from .adapter_experts import ExpertLowRank
 from .weights import DTYPES, Float32, TensorInfo, read_rows
 
 
@@ -47,8 +49,8 @@ class LowRank:
     def factors(self, rows: slice | None = None) -> tuple[Float32, Float32]:
         """``B[rows]`` and ``A``: float32 ``[rows, r]`` and ``[r, in]``, an embedding's brought to this form."""
         if self.transposed:
-            return np.ascontiguousarray(_read_columns(self.a, rows).T), np.ascontiguousarray(read_rows(self.b).T)
-        return read_rows(self.b, rows), read_rows(self.a)
+            return np.ascontiguousarray(_read_columns(self.a, rows).T), np.ascontiguousarray(_whole(self.b).T)
+        return read_rows(self.b, rows), _whole(self.a)
 
     def delta(self, rows: slice | None = None) -> Float32:
         """``scale * B[rows] @ A`` as float32 ``[rows, in]``."""
@@ -130,7 +132,15 @@ class TokenRows:
         return values
 
 
-Change = LowRank | Replaced | Shifted | TokenRows
+Change = LowRank | Replaced | Shifted | TokenRows | ExpertLowRank
+
+
+@lru_cache(maxsize=4)
+def _whole(info: TensorInfo) -> Float32:
+    """A factor that every slab of a tensor needs; the last few are kept, since slabs come in order."""
+    values = read_rows(info)
+    values.setflags(write=False)
+    return values
 
 
 def _read_columns(info: TensorInfo, columns: slice | None) -> Float32:

@@ -193,7 +193,7 @@ def test_a_rank_that_the_config_does_not_name_is_an_error(tmp_path: Path) -> Non
         ({"peft_type": "IA3"}, "peft_type IA3"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters"),
+        ({"alora_invocation_tokens": [1]}, "activated LoRA"),
         ({"use_qalora": True}, "QALoRA"),
         ({"kasa_config": {"beta": 1}}, "KaSA"),
         ({"init_lora_weights": "pissa"}, "pissa"),
