@@ -230,6 +230,17 @@ def test_masks_have_the_probability_asked_for(p: float) -> None:
     assert ones.mean().item() == pytest.approx(1, abs=6 * deviation / (1 - p) + 1e-6)
 
 
+def test_a_mask_is_drawn_as_it_always_was() -> None:
+    """A checkpoint holds the generator's state, and whatever version goes on with it must draw the same masks."""
+    torch.manual_seed(3)
+    words = torch.empty(9, dtype=torch.int64).random_(-(2**63), None).tolist()
+    draws = [word >> 16 * place & STEPS - 1 for word in words for place in range(4)]
+    expected = [-1 if draw >= drop_threshold(0.3) else 0 for draw in draws[:35]]
+    assert len(set(expected)) == 2
+    torch.manual_seed(3)
+    assert keep_bits(torch.Size((5, 7)), 0.3).flatten().tolist() == expected
+
+
 def test_the_scale_is_that_of_the_probability_that_is_used() -> None:
     for p in (0.0, 0.05, 0.1, 1 / 3):
         assert keep_scale(p) == STEPS / (STEPS - drop_threshold(p))

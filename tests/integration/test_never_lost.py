@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -139,6 +140,45 @@ def test_sigterm_finishes_the_step_and_saves_it(
     trained = run_stage(recipe, tmp_path)
     assert _steps(tmp_path) == list(range(1, STEPS + 1)), "a step was done twice"
     _must_equal(trained, undisturbed)
+
+
+def test_a_suspended_training_goes_on_when_it_is_woken(tiniest: Path, undisturbed: Trained, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from tests.stage_runs import *\n"
+        f"run_stage(recipe_for(Path(sys.argv[1]), max_steps={STEPS}), Path(sys.argv[2]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tiniest, tmp_path], env=os.environ | ONE_THREAD, cwd=Path(__file__).parents[2]
+    )
+    try:
+        while not (tmp_path / "events.jsonl").is_file() or len(_steps(tmp_path)) < 3:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)  # as the system does to all of them before it sleeps
+        os.waitpid(process.pid, os.WUNTRACED)
+        asleep = _steps(tmp_path)
+        time.sleep(0.5)
+        assert _steps(tmp_path) == asleep != list(range(1, STEPS + 1))
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+    assert _steps(tmp_path) == list(range(1, STEPS + 1)), "a step was done twice"
+    assert digest(tmp_path / "adapter") == digest(undisturbed.adapter)
+
+
+def test_a_gpu_that_is_gone_after_a_suspend_says_so_and_nothing_of_it_is_saved(
+    tiniest: Path, undisturbed: Trained, tmp_path: Path
+) -> None:
+    def gone() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+
+    recipe = recipe_for(tiniest, max_steps=STEPS)
+    with pytest.raises(MachineError, match=r"the GPU does not answer any more \(CUDA error: unspecified.*same command"):
+        run_stage(recipe, tmp_path, engine=FaultyEngine([Fault("forward", 6, 20, gone)]))
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None and newest.name == "checkpoint-4", "what is on a lost card was read"
+    _must_equal(run_stage(recipe, tmp_path), undisturbed)
 
 
 def test_sigterm_while_loading_ends_at_once(tiniest: Path, tmp_path: Path) -> None:
