@@ -16,7 +16,7 @@ import numpy as np
 from .adapter_changes import Change, LowRank, Replaced, TokenRows
 from .adapter_files import EMBEDDING, HEAD, AdapterFile
 from .errors import UnsupportedError
-from .weights import Checkpoint, Float32, TensorInfo, read_rows, slabs
+from .weights import Checkpoint, Float32, Tensor, TensorInfo, read_rows, slabs
 
 _HALF_ULP = 2.0**-8  # of bfloat16: the most that rounding to 16 bits changes a value by, as a share of it
 
@@ -167,7 +167,7 @@ def _check_shape(file: AdapterFile, name: str, change: Change, checkpoint: Check
         )
 
 
-def _base_of(checkpoint: Checkpoint, name: str) -> TensorInfo | None:
+def _base_of(checkpoint: Checkpoint, name: str) -> Tensor | None:
     """Where a base tensor lies; a tied head is the embedding."""
     if name == HEAD and name not in checkpoint.tensors:
         name = EMBEDDING

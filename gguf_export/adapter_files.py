@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from .adapter_changes import Change, LowRank, Replaced, Shifted, TokenRows
+from .adapter_experts import STACK, Pair, expert_changes, require_known_parameters
 from .errors import BrokenFileError, UnsupportedError
 from .files import read_json
 from .weights import DTYPES, TensorInfo, read_header
@@ -35,7 +36,6 @@ _REFUSED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "fan_in_fan_out": "fan_in_fan_out",
         "layer_replication": "layer_replication",
-        "target_parameters": "target_parameters",
         "alora_invocation_tokens": "activated LoRA",
         "use_qalora": "QALoRA",
         "arrow_config": "Arrow",
@@ -92,11 +92,35 @@ class AdapterFile:
                 raise UnsupportedError(f"{path}: {name}: stored as {info.dtype}; save it in bf16, f16 or f32")
             _sort_tensor(path, config, name, info, (modules, whole, saved_base))
         changes: dict[str, tuple[Change, ...]] = {name: (Replaced(info),) for name, info in whole.items()}
+        changes |= _expert_changes(path, config, modules)
         for module, parts in modules.items():
             for name, change in _module_changes(path, config, module, parts).items():
                 changes[name] = (*changes.get(name, ()), change)
         base_name = str(config.get("base_model_name_or_path") or "")
         return cls(folder, base_name, MappingProxyType(changes), MappingProxyType(saved_base))
+
+
+def _expert_changes(
+    path: Path, config: dict[str, Any], modules: dict[str, dict[str, TensorInfo]]
+) -> dict[str, tuple[Change, ...]]:
+    """What is done to stacked experts; their wrappers are taken out of ``modules``."""
+
+    def scale_of(name: str) -> tuple[int, float]:
+        rank = _by_pattern(config.get("rank_pattern"), name, config["r"])
+        alpha = _by_pattern(config.get("alpha_pattern"), name, config["lora_alpha"])
+        return rank, alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+    stacks: dict[str, dict[str, Pair]] = {}
+    for module in [name for name in modules if name.removesuffix(".base_layer").endswith(STACK)]:
+        parts = modules.pop(module)
+        if set(parts) != set(_LINEAR):
+            raise BrokenFileError(f"{path}: {module}: only {', '.join(parts)} is there; save the adapter again")
+        stacks.setdefault(module.removesuffix(".base_layer"), {})[module] = (parts[_LINEAR[0]], parts[_LINEAR[1]])
+    changes: dict[str, tuple[Change, ...]] = {}
+    for module, pairs in stacks.items():
+        found = expert_changes(path, config, module, pairs, scale_of)
+        changes |= {name: (change,) for name, change in found.items()}
+    return changes
 
 
 def _require_covered(path: Path, config: dict[str, Any]) -> None:
@@ -109,6 +133,7 @@ def _require_covered(path: Path, config: dict[str, Any]) -> None:
                 f"{path}: {name} is not covered ({setting} is set); train plain LoRA, or merge with PEFT's "
                 "merge_and_unload and export the merged folder without an adapter"
             )
+    require_known_parameters(path, config.get("target_parameters"))
     if config.get("init_lora_weights") not in _PLAIN_INITS:
         raise UnsupportedError(
             f"{path}: init_lora_weights {config['init_lora_weights']!r} is not covered, since it changes the "

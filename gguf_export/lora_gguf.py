@@ -21,6 +21,7 @@ import numpy as np
 
 from .adapter import Adapter
 from .adapter_changes import Change, LowRank
+from .adapter_experts import ExpertLowRank
 from .adapter_files import EMBEDDING, HEAD
 from .architectures import Family, TensorPlan, expected_shape, family_of, reordered_heads, tensor_name
 from .errors import BrokenFileError, ExportError, UnsupportedError
@@ -174,6 +175,8 @@ def _pairs(adapter: Adapter, checkpoint: Checkpoint, family: Family) -> list[_Pa
     pairs = []
     for source, parts in changes.items():
         folder = adapter.files[0].folder
+        if ".mlp.experts." in source:
+            raise UnsupportedError(f"{folder}: {source}: LoRA on experts is not covered in a LoRA GGUF; {_MERGE_HINT}")
         if tied and source in (EMBEDDING, HEAD):
             raise UnsupportedError(
                 f"{folder}: {source}: the base ties its embedding to its head, and llama.cpp keeps one tensor for "
@@ -197,6 +200,8 @@ def _pairs(adapter: Adapter, checkpoint: Checkpoint, family: Family) -> list[_Pa
 
 def _low_rank(folder: Path, source: str, change: Change) -> LowRank:
     if not isinstance(change, LowRank) or change.magnitude is not None:
+        if isinstance(change, ExpertLowRank):
+            raise UnsupportedError(f"{folder}: {source}: LoRA on experts is not covered in a LoRA GGUF; {_MERGE_HINT}")
         kind = "DoRA" if isinstance(change, LowRank) else f"a change that is not low-rank ({type(change).__name__})"
         raise UnsupportedError(f"{folder}: {source}: {kind} has no place in a LoRA GGUF; {_MERGE_HINT}")
     return change

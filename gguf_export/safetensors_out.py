@@ -175,7 +175,11 @@ def _merged(
         values = merged_rows(checkpoint, adapter, name, rows, dtype)
         return np.ascontiguousarray(values.astype(ROUNDED[dtype], copy=False)).reshape(-1)
 
+    from threadpoolctl import threadpool_limits
+
     executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="merge")
+    # As in writing.py: a thread for each slab, and none of BLAS beside.
+    limits = threadpool_limits(limits=1, user_api="blas")
     waiting: deque[Future[NDArray[Any]]] = deque()
     try:
         for name in names:
@@ -187,6 +191,7 @@ def _merged(
             yield waiting.popleft().result()
     finally:
         executor.shutdown(cancel_futures=True)
+        limits.restore_original_limits()
 
 
 def _header(checkpoint: Checkpoint, shard: _Shard, dtype: Rounding) -> bytes:

@@ -78,7 +78,7 @@ class LocalFile:
         try:
             descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
-                done = _fill(descriptor, memoryview(values), offset)
+                done = _fill(descriptor, values.data, offset)
                 changed = os.fstat(descriptor).st_mtime_ns != self.modified_ns
             finally:
                 os.close(descriptor)
