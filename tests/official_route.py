@@ -44,9 +44,12 @@ import convert_hf_to_gguf
 from conversion.base import TextModel
 sys.modules["sentencepiece"] = types.SimpleNamespace(SentencePieceProcessor=None)
 
+by_hash = TextModel.get_vocab_base_pre
+
 for job in json.load(sys.stdin):
-    TextModel.get_vocab_base_pre = lambda self, tokenizer: job["pre"]
+    TextModel.get_vocab_base_pre = (lambda self, tokenizer: job["pre"]) if job["pre"] else by_hash
     sys.argv = ["convert_hf_to_gguf.py", job["model"], "--outfile", job["out"], "--outtype", job["outtype"]]
+    sys.argv += ["--vocab-only"] if job["vocab_only"] else []
     convert_hf_to_gguf.main()
 """
 
@@ -57,12 +60,21 @@ class OracleUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Conversion:
-    """One run of the converter: a model folder to a GGUF in ``outtype`` (``"bf16"``, ``"f16"`` or ``"f32"``)."""
+    """One run of the converter.
+
+    Attributes:
+        model: the model folder.
+        out: the GGUF to write.
+        outtype: ``"bf16"``, ``"f16"`` or ``"f32"``.
+        pre: the name of the pre-tokenizer; empty to let the converter find it by its hash.
+        vocab_only: write the vocabulary without weights; the folder needs none.
+    """
 
     model: str
     out: str
     outtype: str = "bf16"
     pre: str = "smollm"
+    vocab_only: bool = False
 
 
 def llama_cpp_source() -> Path:

@@ -21,7 +21,7 @@ from gguf_export.tokenizer import CONTROL, USER_DEFINED, Vocabulary, load_vocabu
 from lowvram_ft.embedded_model import _write_tokenizer, gguf_path
 from lowvram_ft.errors import MissingExtraError
 from tests.gguf_models import CHATML_TEMPLATE
-from tests.official_route import OracleUnavailable, llama_cpp_source
+from tests.official_route import Conversion, OracleUnavailable, convert, llama_cpp_source
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 
@@ -37,6 +37,15 @@ REAL: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         {"normalizer": {"type": "Sequence", "normalizers": []}},
     ),
     "llama-bpe": ([_split(_LLAMA3), BYTES], {"ignore_merges": True}),
+}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
 }
 CODE = (
     "def f(x):\n\treturn {'a': [1, 22, 333]}  # ½ Äpfel, 日本語, 🦙\r\n\r\n\n    assert f(0x1F) != 3.14e-10\n",
@@ -96,7 +105,7 @@ class Real:
             ],
             "normalizer": more.get("normalizer"),
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts},
-            "post_processor": BYTES,
+            "post_processor": {"type": "Sequence", "processors": [BYTES, *self.begin()]},
             "decoder": BYTES,
             "model": {
                 "type": "BPE",
@@ -109,21 +118,47 @@ class Real:
             | model,
         }
         self.folder.mkdir(exist_ok=True)
-        (self.folder / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+        architecture = "Qwen2ForCausalLM" if self.name == "qwen2" else "LlamaForCausalLM"
+        bos, eos = (self.tokens[self.special[f"tokenizer.ggml.{role}_token_id"]] for role in ("bos", "eos"))
+        template = "{{ bos_token }}" * bool(self.begin()) + CHATML_TEMPLATE.replace("<|im_end|>", eos)
+        files = {
+            "tokenizer.json": json.dumps(data),
+            "tokenizer_config.json": json.dumps(
+                {"bos_token": bos, "eos_token": eos, "tokenizer_class": "PreTrainedTokenizerFast"}
+            ),
+            "chat_template.jinja": template,
+            "config.json": json.dumps(CONFIG | {"architectures": [architecture], "vocab_size": len(self.tokens)}),
+        }
+        for name, text in files.items():
+            (self.folder / name).write_text(text, encoding="utf-8")
+
+    def begin(self) -> list[dict[str, Any]]:
+        """What puts BOS before every text: Llama 3's and DeepSeek's tokenizers do, Qwen's does not."""
+        if self.name == "qwen2":
+            return []
+        index = self.special["tokenizer.ggml.bos_token_id"]
+        text = self.tokens[index]
+        single = [{"SpecialToken": {"id": text, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        tokens = {text: {"id": text, "ids": [index], "tokens": [text]}}
+        pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+        return [{"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}]
 
     def load(self) -> Vocabulary:
-        config = {f"{role}_token_id": self.special[f"tokenizer.ggml.{role}_token_id"] for role in ("bos", "eos")}
-        template = CHATML_TEMPLATE.replace("<|im_end|>", self.tokens[config["eos_token_id"]])
-        return load_vocabulary(self.folder, config, len(self.tokens), chat_template=template)
+        return load_vocabulary(self.folder, {}, len(self.tokens))
 
 
-@pytest.fixture(scope="module", params=REAL)
-def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Real:
+@pytest.fixture(scope="module")
+def reals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Real]:
     try:
         source = llama_cpp_source()
     except OracleUnavailable as error:
         pytest.skip(str(error))
-    return Real(source, request.param, tmp_path_factory.mktemp(request.param))
+    return {name: Real(source, name, tmp_path_factory.mktemp(name)) for name in REAL}
+
+
+@pytest.fixture(params=REAL)
+def real(reals: dict[str, Real], request: pytest.FixtureRequest) -> Real:
+    return reals[request.param]
 
 
 def _llama_ids(path: Path, texts: list[str]) -> list[list[int]]:
@@ -177,6 +212,21 @@ def test_byte_fallback_does_not_make_a_sentencepiece_vocabulary(real: Real, tmp_
     real.write(byte_fallback=True)
     assert real.load() == expected
     real.write()
+
+
+@pytest.mark.slow
+def test_the_converter_writes_the_same_vocabulary(reals: dict[str, Real], tmp_path: Path) -> None:
+    """Its name of the pre-tokenizer comes from a hash of token ids, ours from the structure."""
+    jobs = []
+    for real in reals.values():
+        jobs.append(Conversion(str(real.folder), str(tmp_path / f"{real.name}.gguf"), pre="", vocab_only=True))
+    convert(jobs)
+    for real, job in zip(reals.values(), jobs, strict=True):
+        official = [(key, value) for key, value in _settings(Path(job.out)).items() if "tokenizer" in key]
+        arch = "qwen2" if real.name == "qwen2" else "llama"
+        ours = _settings(_write(real.load(), tmp_path / f"ours-{real.name}.gguf", arch))
+        assert ("tokenizer.ggml.pre", real.name) in official
+        assert [(key, value) for key, value in ours.items() if "tokenizer" in key] == official
 
 
 def test_smollm2_gives_the_ids_of_its_own_gguf(tmp_path: Path) -> None:
