@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,9 @@ from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 
 import gguf_export
+import gguf_export.__main__
+from gguf_export import Check, Verification
+from gguf_export.__main__ import main
 from tests.gguf_models import make_adapter, make_tiny_model
 
 PACKAGE = Path(gguf_export.__file__).parent
@@ -111,3 +115,29 @@ def test_its_wheel_holds_every_module(tmp_path: Path) -> None:
     }
     assert modules <= names
     assert "gguf_export/py.typed" in names
+
+
+def test_the_command_exports_verifies_and_writes_a_modelfile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_tiny_model(tmp_path / "base", "qwen2", tie=True)
+    adapter = make_adapter(base, tmp_path / "adapter")
+    out = tmp_path / "m.gguf"
+    capsys.readouterr()
+    assert main([str(base), str(out), "--adapter", str(adapter), "--quant", "Q8_0", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["verification"]["ok"] and found["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert Path(found["modelfile"]).read_text().startswith("FROM ./m.gguf\nTEMPLATE ")
+    assert "write: 100 % in" in said.err
+
+    assert main([str(base), str(out), "--adapter", str(tmp_path)]) == 2
+    assert "adapter_config.json: no such file" in capsys.readouterr().err
+
+    monkeypatch.setattr(gguf_export.__main__, "verify", lambda *_, **__: FAILED)
+    assert main([str(base), str(out), "-q"]) == 1
+    assert "m.gguf.rejected: does not pass its verification (values: not finite)" in capsys.readouterr().err
+    assert not out.exists()
+
+
+FAILED = Verification((Check("values", False, "not finite"),), "standalone", {})
