@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from gguf_export import QUANT_TYPES, GgufFile, export
+from lowvram_ft.embedded_model import dequantized
 from tests.gguf_models import make_adapter, make_tiny_model
 from tests.official_route import Conversion, OracleUnavailable, convert, llama_cpp_source, peft_merge, quantize
 
@@ -44,10 +45,11 @@ LLAMA3_ROPE = {
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "columns-by-32": ("llama", {"hidden_size": 96, "intermediate_size": 160}),
     "columns-by-16": ("qwen2", {"hidden_size": 112, "intermediate_size": 200, "num_attention_heads": 2}),
-    "14-layers": ("qwen3", {"num_hidden_layers": 14}),
+    "14-layers": ("qwen3", {"num_hidden_layers": 14, "intermediate_size": 256}),
     "rope-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0}}),
     "rope-llama3": ("llama", {"rope_parameters": LLAMA3_ROPE}),
     "rope-yarn": ("qwen2", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}),
+    "experts": ("qwen3_moe", {}),
 }
 """Shapes that need other block types than the mixture says, depth that the mixture depends on, and rope scalings."""
 MORE_QUANTS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16")
@@ -107,7 +109,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
                 cases[f"{family}-{tied}-{name}"] = Case.make(folder, base, [adapter], separate_head=separate)
     for name, (family, settings) in MODELS.items():
         base = make_tiny_model(root / f"base-{name}", family, dtype="bfloat16", **settings)
-        cases[name] = Case.make(root / name, base, [make_adapter(base, root / name / "adapter")])
+        lora = {"target_modules": ["q_proj", "v_proj", "o_proj"]} if name == "experts" else {}
+        cases[name] = Case.make(root / name, base, [make_adapter(base, root / name / "adapter", **lora)])
     plain = cases["llama-True-plain"]
     cases["merged-in-bf16"] = Case.make(root / "bf16", plain.base, plain.adapters, "bfloat16")
     embedding = cases["qwen2-True-embedding"]
@@ -196,6 +199,25 @@ def test_the_official_file_of_a_tied_model_is_not_what_was_trained(cases: dict[s
     assert np.abs(_llama_logits(official, ids) - trained).max() > 1
     np.testing.assert_allclose(_llama_logits(ours, ids), trained, rtol=0, atol=1e-3)
     assert "output.weight" in {tensor.name for tensor in GgufFile(ours).tensors}
+
+
+def test_byte_fallback_in_a_byte_level_tokenizer_changes_nothing(cases: dict[str, Case], tmp_path: Path) -> None:
+    """As a tokenizer.json that was rebuilt from a GGUF may say; whoever believes it writes another vocabulary."""
+    case = cases["llama-True-plain"]
+    base = shutil.copytree(case.base, tmp_path / "base")
+    model = json.loads((base / "tokenizer.json").read_text())["model"]
+    _change_json(base / "tokenizer.json", model=model | {"byte_fallback": True})
+    path = tmp_path / "ours.gguf"
+    assert export(base, case.adapters, path, quant="BF16", metadata={"name": "Merged"}).sha256 == case.ours("BF16")
+
+
+@pytest.mark.slow
+def test_smollm2_is_the_official_file(tmp_path: Path) -> None:
+    base = dequantized()
+    case = Case.make(tmp_path, base, [make_adapter(base, tmp_path / "adapter")], "bfloat16")
+    convert([case.conversion("bf16")])
+    different = [quant for quant in MORE_QUANTS if case.ours(quant) != case.official(quant, "bf16")]
+    assert not different
 
 
 def test_another_adapter_is_another_file(cases: dict[str, Case]) -> None:
