@@ -22,8 +22,9 @@ from .errors import (
     VerificationFailed,
 )
 from .export import ExportResult, export
+from .files import sha256_of
 from .gotemplate import render_modelfile_messages, render_modelfile_template
-from .hub import link_model
+from .hub import link_model, linked_bytes
 from .lora_gguf import LoraResult, export_lora
 from .ollama import modelfile
 from .quantize import QUANT_TYPES, quantize
@@ -61,6 +62,7 @@ __all__ = [
     "export",
     "export_lora",
     "link_model",
+    "linked_bytes",
     "merge_to_safetensors",
     "modelfile",
     "quantize",
@@ -70,6 +72,7 @@ __all__ = [
     "render_modelfile_template",
     "require_llama_cpp",
     "row_quantizer",
+    "sha256_of",
     "template_of",
     "verify",
 ]

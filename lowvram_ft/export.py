@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import ExportRejected, MachineError, RecipeError
 from lowvram_ft.hardware import Hardware
 from lowvram_ft.memory.shape import ModelShape
-from lowvram_ft.models import read_config
+from lowvram_ft.models import BaseModel, read_config
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import ExportSection
 from lowvram_ft.rendering import from_folder
@@ -27,7 +28,7 @@ FLOAT32_SHARE = 0.6
 
 def export_model(
     base: Path,
-    adapter: Path | None,
+    adapter: Path | Sequence[Path] | None,
     out: Path,
     section: ExportSection,
     progress: Progress,
@@ -37,7 +38,7 @@ def export_model(
 
     Args:
         base: folder of the base model.
-        adapter: PEFT folder; None for the base alone.
+        adapter: PEFT folder, or a chain of them, first trained first; None for the base alone.
         out: the ``.gguf`` to write.
         section: the recipe's ``[export]``.
         progress: where a person reads how far it is.
@@ -83,6 +84,34 @@ def export_model(
     }
 
 
+def provenance(base: BaseModel, adapters: Sequence[Path], recipe: str | None = None) -> dict[str, str]:
+    """Where a GGUF comes from, as ``general.*`` keys: base model, licence, adapters by checksum, recipe.
+
+    Args:
+        base: what was fine-tuned.
+        adapters: PEFT folders, first trained first.
+        recipe: name of the recipe that trained them.
+    """
+    found: dict[str, str] = {}
+    name = Path(base.id).name
+    found["base_model.0.name"] = name
+    if base.kind == "hub":
+        found["base_model.0.organization"] = base.id.partition("/")[0]
+        found["base_model.0.repo_url"] = f"https://huggingface.co/{base.id}"
+    if base.licence:
+        found["license"] = base.licence
+    parts = [
+        f"LoRA adapter {gguf_export.sha256_of(folder / 'adapter_model.safetensors')[:16]}"
+        for folder in adapters
+        if (folder / "adapter_model.safetensors").is_file()
+    ]
+    if recipe is not None:
+        parts.append(f"recipe {recipe}")
+    if parts:
+        found["description"] = f"{name} with {', '.join(parts)}"
+    return found
+
+
 def section_from(**values: Any) -> ExportSection:
     """An ``[export]`` section from the command line's values.
 
@@ -103,7 +132,7 @@ def section_from(**values: Any) -> ExportSection:
 def verify_model(
     gguf: Path,
     base: Path,
-    adapter: Path | None,
+    adapter: Path | Sequence[Path] | None,
     section: ExportSection,
     hardware: Hardware,
     progress: Progress,
@@ -114,7 +143,7 @@ def verify_model(
     Args:
         gguf: the file.
         base: folder of the base model.
-        adapter: PEFT folder; None for the base alone.
+        adapter: PEFT folder, or a chain of them, first trained first; None for the base alone.
         section: the recipe's ``[export]``.
         hardware: this machine.
         progress: where a person reads what is going on.
@@ -131,7 +160,10 @@ def verify_model(
     note = ""
     chat = from_folder(base)
     needed = 4 * ModelShape.from_config(read_config(base)).n_parameters
-    if section.verify_rows == 0:
+    remote = gguf_export.linked_bytes(base) > 0
+    if remote:
+        note = "the base's weights stay on the hub: verified without them"
+    elif section.verify_rows == 0:
         note = "export.verify_rows is 0: verified without a reference"
     elif needed > FLOAT32_SHARE * hardware.ram_available_bytes:
         note = f"base + adapter need {needed / 2**30:.1f} GiB in float32: verified without a reference"
@@ -146,8 +178,9 @@ def verify_model(
     verification = gguf_export.verify(
         gguf,
         reference,
-        base=base,
+        base=None if remote else base,
         adapter=adapter,
+        tokenizer_folder=base,
         rounding=section.rounding,
         sha256=sha256,
         chat_template=chat.template,
@@ -162,6 +195,65 @@ def verify_model(
         failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.failed)
         raise ExportRejected(f"{rejected}: does not pass its verification ({failed}); it is kept for a look")
     return result
+
+
+def write_folder(
+    base: Path, adapters: Sequence[Path], out: Path, section: ExportSection, progress: Progress
+) -> dict[str, Any]:
+    """Write base + adapters as a 16-bit folder for vLLM and transformers.
+
+    Args:
+        base: folder of the base model.
+        adapters: PEFT folders, first trained first; none for the base alone.
+        out: the folder to write.
+        section: the recipe's ``[export]``; its ``rounding`` is the type that is stored.
+        progress: where a person reads how far it is.
+
+    Returns:
+        Folder, type, number of weight files, size.
+
+    Raises:
+        gguf_export.ExportError: see there; nothing is left half-written.
+    """
+    folder = gguf_export.merge_to_safetensors(
+        base,
+        adapters or None,
+        out,
+        section.rounding,
+        progress=lambda step, share: progress.step(f"export {out.name}: {step}", int(100 * share), 100),
+    )
+    files = list(folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return {"folder": str(out), "dtype": section.rounding, "files": len(files), "size_bytes": size}
+
+
+def write_lora(
+    base: Path, adapters: Sequence[Path], out: Path, section: ExportSection, progress: Progress
+) -> dict[str, Any]:
+    """Write adapters as a GGUF of their own, for Ollama's ``ADAPTER`` and llama.cpp's ``--lora``.
+
+    Args:
+        base: folder with the base's ``config.json``.
+        adapters: PEFT folders, first trained first.
+        out: the ``.gguf`` to write.
+        section: the recipe's ``[export]``; its ``rounding`` is the type that is stored.
+        progress: where a person reads what is going on.
+
+    Returns:
+        Path, type, number of matrices, alpha, size.
+
+    Raises:
+        gguf_export.ExportError: see there; nothing is left half-written.
+    """
+    progress.say(f"export {out.name}: the adapter alone")
+    result = gguf_export.export_lora(list(adapters), base, out, dtype=section.rounding)
+    return {
+        "lora": str(out),
+        "dtype": section.rounding,
+        "n_pairs": result.n_pairs,
+        "alpha": result.alpha,
+        "size_bytes": result.size_bytes,
+    }
 
 
 def create_in_ollama(name: str, modelfile: Path) -> None:

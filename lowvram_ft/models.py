@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lowvram_ft.errors import MachineError, ModelError, cannot_write, is_disk_full
+from lowvram_ft.hardware import cache_dir
+from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import recipes_dir
 
 EMBEDDED = "smollm2-135m"
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "LICENSE*")
 NEEDED_FILES = ("config.json", "tokenizer.json")
+ROOM_BYTES = 8 << 30
+"""What has to be left on the disk beside a download: the file that is exported, and some air."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,68 @@ def materialize(model: BaseModel) -> Path:
 
         return dequantized()
     return _download(model.id)
+
+
+def weights_folder(model: BaseModel, stream: bool | None, progress: Progress) -> Path:
+    """A folder to read the weights from; those of a hub model may stay there.
+
+    Args:
+        model: the base model.
+        stream: leave the weights on the hub and read them by range. By default only where they are not in the hub's
+            cache, and the disk of that has no room for them.
+        progress: where a person reads which of the two it is.
+
+    Raises:
+        ModelError: the hub does not have it, or it is no checkpoint.
+        MachineError: the hub cannot be reached, or the disk is full.
+        gguf_export.DownloadError: the same, where weights are left on the hub.
+    """
+    if model.kind != "hub" or stream is False or (stream is None and _is_cached(model.id)):
+        return materialize(model)
+    from huggingface_hub import constants
+
+    import gguf_export
+
+    if stream is None and constants.HF_HUB_OFFLINE:
+        return materialize(model)
+    folder = gguf_export.link_model(model.id, cache_dir() / "linked" / model.id.replace("/", "--"))
+    needed, cache = gguf_export.linked_bytes(folder), Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.is_dir())).free
+    if stream is None and needed + ROOM_BYTES <= free:
+        return materialize(model)
+    why = "as asked" if stream else f"{needed / 2**30:.1f} GiB would not fit into {cache}"
+    progress.say(f"{model.id}: weights stay on the hub ({why})")
+    return folder
+
+
+def config_folder(model: BaseModel) -> Path:
+    """A folder with the model's ``config.json``, without its weights where it is on the hub.
+
+    Raises:
+        ModelError: the hub does not have it.
+        MachineError: the hub cannot be reached.
+    """
+    return _download(model.id, ("config.json",)) if model.kind == "hub" else materialize(model)
+
+
+def _is_cached(hub_id: str) -> bool:
+    """Whether the hub's cache has all of a model's weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def cached(name: str) -> Path | None:
+        found = try_to_load_from_cache(hub_id, name)
+        return Path(found) if isinstance(found, str) else None
+
+    if cached("model.safetensors"):
+        return True
+    index = cached("model.safetensors.index.json")
+    if index is None:
+        return False
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return all(cached(shard) for shard in shards)
 
 
 def config_of(model: BaseModel) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import click
 from lowvram_ft import __version__
 from lowvram_ft.cli.cloud import cloud
 from lowvram_ft.cli.data import data
+from lowvram_ft.cli.export import export
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
-from lowvram_ft.cli.job import demo, evaluate, export, run, train
+from lowvram_ft.cli.job import demo, evaluate, run, train
 from lowvram_ft.cli.use import bench, testgen
 from lowvram_ft.errors import (
     EXIT_INTERRUPTED,

@@ -1,4 +1,4 @@
-"""Commands that do the job, whole or in part: demo, run, train, export, eval."""
+"""Commands that do the job, whole or in part: demo, run, train, eval."""
 
 from __future__ import annotations
 
@@ -120,66 +120,6 @@ def train(name: str, overrides: tuple[str, ...], out: Path | None, as_json: bool
 def _stages(job: Job) -> dict[str, Any]:
     steps = job.run.data["steps"]
     return {key.removeprefix("train:"): value for key, value in steps.items() if key.startswith("train:")}
-
-
-@click.command()
-@click.option("--base", required=True, help="Hub id, folder, or smollm2-135m.")
-@click.option("--adapter", type=FOLDER, help="PEFT adapter folder; leave out to export the base alone.")
-@click.option("--out", "out", type=FILE, required=True, help="The .gguf to write.")
-@click.option(
-    "--quant", default="Q4_K_M", show_default=True, help="F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_K_S."
-)
-@click.option(
-    "--rounding",
-    type=click.Choice(["bf16", "f16", "f32"]),
-    default="bf16",
-    show_default=True,
-    help="What merged weights are rounded to before they are quantized.",
-)
-@click.option(
-    "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context in the Modelfile."
-)
-@click.option("--ollama", metavar="NAME", help="Also run `ollama create NAME`.")
-@click.option("--verify/--no-verify", default=True, show_default=True, help="Check the file against base + adapter.")
-@json_option
-@quiet_option
-def export(
-    base: str,
-    adapter: Path | None,
-    out: Path,
-    quant: str,
-    rounding: str,
-    n_ctx: int,
-    ollama: str | None,
-    verify: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Merge an adapter into its base model, write a GGUF and a Modelfile, and verify them."""
-    from lowvram_ft.export import export_model, section_from, verify_model
-    from lowvram_ft.hardware import detect
-    from lowvram_ft.models import materialize, resolve
-
-    section = section_from(quant=quant, rounding=rounding, n_ctx=n_ctx)
-    model = resolve(base)
-    say = progress(quiet)
-    if model.note:
-        say.say(model.note)
-    folder = materialize(model)
-    found = export_model(folder, adapter, out, section, say)
-    if verify:
-        found["verification"] = verify_model(out, folder, adapter, section, detect(), say, sha256=found["sha256"])
-    if ollama is not None:
-        from lowvram_ft.export import create_in_ollama
-
-        create_in_ollama(ollama, Path(found["modelfile"]))
-    if as_json:
-        print_json(found)
-        return
-    click.echo(f"{found['gguf']}: {found['quant']}, {found['size_bytes'] / 2**20:.1f} MiB in {found['seconds']} s")
-    click.echo(f"{found['modelfile']}: for ollama create NAME -f {found['modelfile']}")
-    for check in found.get("verification", {}).get("checks", []):
-        click.echo(f"{'ok' if check['ok'] else 'FAILED':<8}{check['name']}: {check['detail']}")
 
 
 @click.command("eval")

@@ -18,14 +18,16 @@ GREEDY_TOKENS = 32
 """Greedy answers cost a forward pass a token: a few are enough to show beside those of the export."""
 
 
-def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat: ChatFormat, out: Path) -> None:
+def write_reference(
+    model: Path, adapter: Path | Sequence[Path] | None, rows: Sequence[Row], chat: ChatFormat, out: Path
+) -> None:
     """Write log-probabilities of base + adapter over the completions of rows, on 16-bit weights.
 
     The weights are those of the checkpoint (16 bits), the arithmetic is float32, so that only the export differs.
 
     Args:
         model: folder of the base model.
-        adapter: PEFT folder; None for the base alone.
+        adapter: PEFT folder, or a chain of them, first trained first; None for the base alone.
         rows: held-out rows.
         chat: the model's chat format.
         out: the ``.npz`` to write.
@@ -41,8 +43,11 @@ def write_reference(model: Path, adapter: Path | None, rows: Sequence[Row], chat
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ModelError(f"{model}: cannot be loaded ({error}); download it again") from error
-    if adapter is not None:
-        loaded = continue_adapter(loaded, adapter, trainable=False)
+    chain = [] if adapter is None else [adapter] if isinstance(adapter, Path) else list(adapter)
+    for position, folder in enumerate(chain):
+        loaded = continue_adapter(loaded, folder, trainable=False)
+        if position + 1 < len(chain):  # the next one was trained on the merged model
+            loaded = loaded.merge_and_unload()
     loaded.eval()
     sequences = []
     with torch.inference_mode():

@@ -1,0 +1,135 @@
+"""The command that exports: to a GGUF, a 16-bit folder, or an adapter alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lowvram_ft.cli.options import FOLDER, json_option, print_json, progress, quiet_option
+
+if TYPE_CHECKING:
+    from lowvram_ft.models import BaseModel
+    from lowvram_ft.progress import Progress
+    from lowvram_ft.recipe import ExportSection
+
+
+@click.command()
+@click.option("--base", required=True, help="Hub id, folder, or smollm2-135m.")
+@click.option(
+    "--adapter",
+    "adapters",
+    type=FOLDER,
+    multiple=True,
+    help="PEFT adapter folder; leave out to export the base alone. Repeat it for a chain, first trained first.",
+)
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["gguf", "safetensors", "lora"]),
+    default="gguf",
+    show_default=True,
+    help="A GGUF; a 16-bit folder for vLLM and transformers; or the adapter alone as a GGUF, for Ollama's ADAPTER.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .gguf, or the folder, to write.")
+@click.option(
+    "--quant", default="Q4_K_M", show_default=True, help="F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_K_S."
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["bf16", "f16", "f32"]),
+    show_default="bf16; f16 with --to lora",
+    help="What merged weights are rounded to before they are quantized, or stored in where they are not.",
+)
+@click.option(
+    "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context in the Modelfile."
+)
+@click.option("--ollama", metavar="NAME", help="Also run `ollama create NAME`.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Check the GGUF against base + adapter.")
+@click.option(
+    "--stream/--download",
+    default=None,
+    show_default="download where the disk has room",
+    help="Leave the weights of a hub base on the hub and read them by range, or download them first.",
+)
+@json_option
+@quiet_option
+def export(
+    base: str,
+    adapters: tuple[Path, ...],
+    target: str,
+    out: Path,
+    quant: str,
+    rounding: str | None,
+    n_ctx: int,
+    ollama: str | None,
+    verify: bool,
+    stream: bool | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Merge adapters into their base model and write a GGUF with its Modelfile, or another form of the result."""
+    from lowvram_ft.export import section_from, write_folder, write_lora
+    from lowvram_ft.models import config_folder, resolve, weights_folder
+
+    if target != "gguf" and ollama is not None:
+        raise click.UsageError(f"--ollama goes with --to gguf (got --to {target}).")
+    if target == "lora" and not adapters:
+        raise click.UsageError("--to lora needs an --adapter.")
+    default = "f16" if target == "lora" else "bf16"
+    section = section_from(quant=quant, rounding=rounding or default, n_ctx=n_ctx)
+    model = resolve(base)
+    say = progress(quiet)
+    if model.note:
+        say.say(model.note)
+    if target == "lora":
+        found = write_lora(config_folder(model), list(adapters), out, section, say)
+    else:
+        folder = weights_folder(model, stream, say)
+        if target == "safetensors":
+            found = write_folder(folder, list(adapters), out, section, say)
+        else:
+            found = _write_gguf(model, folder, list(adapters), out, section, ollama, verify, say)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+
+
+def _write_gguf(
+    model: BaseModel,
+    folder: Path,
+    adapters: list[Path],
+    out: Path,
+    section: ExportSection,
+    ollama: str | None,
+    verify: bool,
+    say: Progress,
+) -> dict[str, Any]:
+    from lowvram_ft.export import create_in_ollama, export_model, provenance, verify_model
+    from lowvram_ft.hardware import detect
+
+    found = export_model(folder, adapters or None, out, section, say, provenance(model, adapters))
+    if verify:
+        found["verification"] = verify_model(
+            out, folder, adapters or None, section, detect(), say, sha256=found["sha256"]
+        )
+    if ollama is not None:
+        create_in_ollama(ollama, Path(found["modelfile"]))
+    return found
+
+
+def _show(found: dict[str, Any]) -> None:
+    size = f"{found['size_bytes'] / 2**20:.1f} MiB"
+    if "folder" in found:
+        click.echo(f"{found['folder']}: {found['dtype']}, {size} in {found['files']} files")
+        return
+    if "alpha" in found:
+        click.echo(f"{found['lora']}: {found['dtype']}, {found['n_pairs']} matrices, {size}")
+        click.echo("in a Modelfile: ADAPTER, after a FROM that names a GGUF of the same base")
+        return
+    click.echo(f"{found['gguf']}: {found['quant']}, {size} in {found['seconds']} s")
+    click.echo(f"{found['modelfile']}: for ollama create NAME -f {found['modelfile']}")
+    for check in found.get("verification", {}).get("checks", []):
+        click.echo(f"{'ok' if check['ok'] else 'FAILED':<8}{check['name']}: {check['detail']}")
