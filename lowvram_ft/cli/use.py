@@ -34,6 +34,8 @@ from lowvram_ft.cli.options import (
     "--max-prompts", type=click.IntRange(min=1), default=12, show_default=True, help="The first so many prompts."
 )
 @max_new_tokens_option(384)
+@click.option("--tune", is_flag=True, help="First try threads and layouts; the fastest are kept for this machine.")
+@click.option("--compare", is_flag=True, help="Then time every way of decoding: drafts, in parallel, KV cache types.")
 @n_ctx_option
 @json_option
 @quiet_option
@@ -45,28 +47,36 @@ def bench(
     gate_s: float,
     max_prompts: int,
     max_new_tokens: int,
+    tune: bool,
+    compare: bool,
     n_ctx: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Time whole test files on this machine. Exit code 1 if p95 misses the gate (seconds)."""
-    from lowvram_ft.bench import bench as time_answers
+    from lowvram_ft import bench as timing
+    from lowvram_ft.bench import table
     from lowvram_ft.evaluation.suites import load_suite
     from lowvram_ft.recipe import BenchSection
 
     section = BenchSection(gate_s=gate_s, max_prompts=max_prompts, max_new_tokens=max_new_tokens)
     prompts = [task.prompt for task in load_suite(suite)]
-    found = time_answers(model, prompts, section, progress(quiet), n_ctx=n_ctx)
+    says = progress(quiet)
+    trials = timing.tune(model, prompts[0], says, n_ctx=n_ctx)[1] if tune else []
+    found = timing.bench(model, prompts, section, says, n_ctx=n_ctx)
+    ways: list[timing.Way] = []
+    try:
+        if not as_json:
+            click.echo("\n".join([*table.trials(trials), *table.latency(found)]))
+        if compare:
+            for way in timing.compare(model, prompts, section, says, n_ctx=n_ctx):
+                ways.append(way)
+    finally:  # what was measured before Ctrl-C is worth having
+        if ways and not as_json:
+            click.echo("\n".join(table.ways(ways)))
     if as_json:
-        print_json(found.to_json())
-    else:
-        click.echo(f"model            {found.model}")
-        click.echo(f"prompts          {found.prompts}, {found.prompt_tokens:.0f} tokens on average")
-        click.echo(f"answers          {found.new_tokens:.0f} tokens on average, {found.cut_off} cut off")
-        click.echo(f"first token      {found.first_token_s_p50:.2f} s (median)")
-        click.echo(f"decoding         {found.decode_tok_per_s:.1f} tokens/s (median)")
-        click.echo(f"whole file       {found.file_s_p50:.2f} s (median), {found.file_s_p95:.2f} s (p95)")
-        click.echo(f"gate {found.gate_s:g} s        {'met' if found.gate_met else 'missed'}")
+        more = {"trials": [t.to_json() for t in trials]} if tune else {}
+        print_json(found.to_json() | more | ({"ways": [w.to_json() for w in ways]} if compare else {}))
     if not found.gate_met:
         context.exit(1)
 

@@ -36,6 +36,9 @@ class Completion:
         finish: ``stop`` where the model ended by itself, ``length`` where it was cut off.
         seconds: wall time of the whole answer; of its batch, where several were generated together.
         first_token_s: seconds to the first token.
+        n_drafted: tokens that prompt lookup guessed.
+        n_accepted: how many of them were right.
+        n_batches: batches that were decoded after the first token; 0 where it is not known.
     """
 
     text: str
@@ -44,6 +47,9 @@ class Completion:
     finish: Literal["stop", "length"]
     seconds: float
     first_token_s: float
+    n_drafted: int = 0
+    n_accepted: int = 0
+    n_batches: int = 0
 
 
 class Generator(Protocol):
