@@ -32,6 +32,13 @@ METADATA_KEYS: Final = (
 )
 """What a caller can set, in the order of the file."""
 
+BASE_MODEL_KEYS: Final = (
+    "base_model.0.name",
+    "base_model.0.organization",
+    "base_model.0.repo_url",
+)
+"""The same, of the model that was fine-tuned; they come after the others, with their count."""
+
 _SAMPLING: Final = (
     ("top_k", "top_k", int),
     ("top_p", "top_p", float),
@@ -55,8 +62,9 @@ def require_known_keys(metadata: Mapping[str, str]) -> None:
         UnsupportedError: one is not known.
     """
     for key in metadata:
-        if key not in METADATA_KEYS:
-            raise UnsupportedError(f"metadata: unknown key {key!r}; use one of {', '.join(METADATA_KEYS)}")
+        if key not in METADATA_KEYS + BASE_MODEL_KEYS:
+            known = ", ".join(METADATA_KEYS + BASE_MODEL_KEYS)
+            raise UnsupportedError(f"metadata: unknown key {key!r}; use one of {known}")
 
 
 def add_general_keys(writer: Any, folder: Path, size_label: str, metadata: Mapping[str, str]) -> None:
@@ -69,7 +77,7 @@ def add_general_keys(writer: Any, folder: Path, size_label: str, metadata: Mappi
         writer: the writer.
         folder: the base's folder.
         size_label: how large the model is, as ``gguf.size_label`` says it.
-        metadata: ``METADATA_KEYS`` that the caller sets.
+        metadata: ``METADATA_KEYS`` and ``BASE_MODEL_KEYS`` that the caller sets.
 
     Raises:
         BrokenFileError: ``generation_config.json`` is damaged.
@@ -92,3 +100,8 @@ def add_general_keys(writer: Any, folder: Path, size_label: str, metadata: Mappi
     for key in METADATA_KEYS:
         if key in values:
             writer.add_string(f"general.{key}", values[key])
+    if any(key in metadata for key in BASE_MODEL_KEYS):
+        writer.add_base_model_count(1)
+    for key in BASE_MODEL_KEYS:
+        if key in metadata:
+            writer.add_string(f"general.{key}", metadata[key])

@@ -22,7 +22,7 @@ from lowvram_ft.errors import GateMissed, MachineError
 from lowvram_ft.evaluation.evaluate import evaluate, gates
 from lowvram_ft.evaluation.suites import load_suites
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
-from lowvram_ft.export import create_in_ollama, export_model, verify_model
+from lowvram_ft.export import create_in_ollama, export_model, provenance, verify_model
 from lowvram_ft.hardware import Hardware, detect
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.memory.for_recipe import StagePlan, as_first, plan_recipe
@@ -204,7 +204,14 @@ class Job:
         section = self.resolved.final.export
         out = self.run.path / "export" / f"{self.resolved.name}-{section.quant}.gguf"
         folder = self.model_folder
-        result = self.step("export", lambda: export_model(folder(), adapter, out, section, self.progress))
+        name = self.resolved.name
+
+        def write() -> dict[str, Any]:
+            base = models.resolve(self.plan()["base"])
+            facts = provenance(base, [adapter] if adapter else [], name)
+            return export_model(folder(), adapter, out, section, self.progress, facts)
+
+        result = self.step("export", write)
         self.step(
             "verify",
             lambda: verify_model(

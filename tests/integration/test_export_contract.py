@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
-from gguf_export import render_modelfile_template
+from gguf_export import GgufFile, render_modelfile_template, sha256_of
 from lowvram_ft.data.prepared import IGNORE_INDEX
 from lowvram_ft.data.sources.samples import held_out_rows
+from lowvram_ft.export import export_model, provenance
+from lowvram_ft.models import resolve
+from lowvram_ft.progress import Progress
+from lowvram_ft.recipe import ExportSection
 from lowvram_ft.rendering import ChatFormat, from_folder
 from tests.gguf_models import CHATML_TEMPLATE, make_adapter, make_tiny_model
 from tests.tiny_runs import examples, steps
@@ -61,6 +65,28 @@ def test_the_adapter_is_a_standard_peft_folder(llama_run: tuple[Path, Path], tin
     assert after < before - 0.1  # it was trained on this row, at a high rate
 
 
+def test_the_gguf_says_where_it_comes_from(llama_run: tuple[Path, Path], tiny_llama: Path) -> None:
+    file = GgufFile(_exported(llama_run[1], ".gguf"))
+    weights = llama_run[1] / "stages" / "third" / "adapter" / "adapter_model.safetensors"
+    assert file.get("general.base_model.count") == 1
+    assert file.get("general.base_model.0.name") == tiny_llama.name
+    description = file.get("general.description")
+    assert f"LoRA adapter {sha256_of(weights)[:16]}" in description
+    assert description.startswith(f"{tiny_llama.name} with ")
+    assert description.endswith(f"recipe {_exported(llama_run[1], '.gguf').stem.removesuffix('-F16')}")
+
+
+def test_the_licence_and_the_place_of_a_hub_model_are_written(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "base")
+    facts = provenance(resolve("Qwen/Qwen2.5-Coder-7B-Instruct"), [], None)
+    out = tmp_path / "out" / "m.gguf"
+    export_model(model, None, out, ExportSection(quant="F16"), Progress(quiet=True), facts)
+    file = GgufFile(out)
+    assert file.get("general.license") == "Apache-2.0"
+    assert file.get("general.base_model.0.organization") == "Qwen"
+    assert file.get("general.base_model.0.repo_url") == "https://huggingface.co/Qwen/Qwen2.5-Coder-7B-Instruct"
+
+
 def test_the_gguf_answers_in_plain_llama_cpp(plain_llama: Any, tiny_llama: Path) -> None:
     prompt = "def add(a, b):\n    return a + b\n"
     answer = plain_llama.create_chat_completion([{"role": "user", "content": prompt}], max_tokens=8, temperature=0.0)
@@ -103,10 +129,6 @@ def test_the_modelfile_holds_the_template_that_was_trained(llama_run: tuple[Path
 
 
 def test_the_modelfile_makes_a_default_system_text_explicit(tmp_path: Path) -> None:
-    from lowvram_ft.export import export_model
-    from lowvram_ft.progress import Progress
-    from lowvram_ft.recipe import ExportSection
-
     model = make_tiny_model(tmp_path / "model")
     (model / "chat_template.jinja").write_text(WITH_DEFAULT_SYSTEM, encoding="utf-8")
     chat = from_folder(model)
