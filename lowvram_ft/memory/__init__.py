@@ -9,9 +9,10 @@ No torch, no GPU and no file is touched here::
 """
 
 from lowvram_ft.memory.cards import CARDS, Card, find_card
-from lowvram_ft.memory.fit import Candidate, Fit, fit
+from lowvram_ft.memory.fit import Fit, fit
 from lowvram_ft.memory.levers import ALLOW, CLASSES, DEFAULT_ALLOW, LEVERS, Change
 from lowvram_ft.memory.plan import MemoryPlan, Phase, plan_memory
+from lowvram_ft.memory.search import Candidate
 from lowvram_ft.memory.setup import HEAD_SLICE_ROWS, Budget, Head, Kernels, Optimizer, Platform, TrainingSetup
 from lowvram_ft.memory.shape import FAMILIES, LINEAR_NAMES, Linear, ModelShape
 from lowvram_ft.memory.speed import StepTime, step_time

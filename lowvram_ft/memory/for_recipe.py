@@ -10,8 +10,9 @@ from typing import Any
 from lowvram_ft import models
 from lowvram_ft.hardware import Hardware, has_fast_bf16
 from lowvram_ft.memory.cards import Card, known_card
-from lowvram_ft.memory.fit import Candidate, Fit, fit
+from lowvram_ft.memory.fit import Fit, fit
 from lowvram_ft.memory.levers import CLASSES, Change
+from lowvram_ft.memory.search import Candidate
 from lowvram_ft.memory.setup import GIB, Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.memory.weights import kept_dequantized_bytes

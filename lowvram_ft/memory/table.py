@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from lowvram_ft.memory.fit import Candidate, Fit
+from lowvram_ft.memory.fit import Fit
 from lowvram_ft.memory.for_recipe import StagePlan
 from lowvram_ft.memory.levers import CLASSES
 from lowvram_ft.memory.plan import HEADROOM, MemoryPlan, Phase
+from lowvram_ft.memory.search import Candidate
 from lowvram_ft.memory.speed import StepTime
 from lowvram_ft.memory.terms import Place, Term
 
