@@ -156,7 +156,7 @@ def _continue(model: Model, token: int, position: int, n_predict: int) -> tuple[
 
 def _score(model: Model, reference: Reference, say: Callable[..., None]) -> None:
     n_tokens, n_agreeing, divergence, own, theirs = 0, 0, 0.0, 0.0, 0.0
-    n_ends, n_ends_found = 0, 0
+    end, reference_end = 0.0, 0.0
     starts: list[float] = []
     for row in reference.sequences:
         model.forget()
@@ -170,9 +170,8 @@ def _score(model: Model, reference: Reference, say: Callable[..., None]) -> None
         divergence += float(kl_divergence(row, logprobs).sum())
         own -= float(logprobs[scored, row.token_ids[row.completion_start :]].sum())
         theirs -= float(row.token_logprobs.sum())
-        if row.top_ids[-1, 0] == ids[-1]:
-            n_ends += 1
-            n_ends_found += int(best[-1] == ids[-1])
+        end += float(logprobs[-1, ids[-1]])
+        reference_end += float(row.token_logprobs[-1])
         if row.greedy_ids is not None and len(row.greedy_ids):
             starts.append(_same_start(model, row, int(best[0])))
     say(
@@ -182,8 +181,8 @@ def _score(model: Model, reference: Reference, say: Callable[..., None]) -> None
         top1_agreement=n_agreeing / n_tokens,
         perplexity=float(np.exp(own / n_tokens)),
         reference_perplexity=float(np.exp(theirs / n_tokens)),
-        n_ends=n_ends,
-        n_ends_found=n_ends_found,
+        end_logprob=end / len(reference.sequences),
+        reference_end_logprob=reference_end / len(reference.sequences),
         n_greedy=len(starts),
         n_greedy_same=sum(share == 1 for share in starts),
         greedy_start=float(np.mean(starts)) if starts else 0.0,

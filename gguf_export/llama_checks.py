@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,8 @@ PROBE_STRINGS: Final = (
 )
 """Texts whose token ids llama.cpp must find as the tokenizer does, and turn back into the same bytes."""
 
-_FEWEST_ENDS: Final = 4
-_ENDS_KEPT: Final = 0.5
+_FEWEST_ENDS: Final = 10
+"""How much less likely than before the end of an answer may become: four bits alone cost a factor of two."""
 
 
 def run_llama(
@@ -110,7 +111,7 @@ def score_checks(result: ChildResult, limit: Threshold) -> list[Check]:
             f"(at most {limit.max_perplexity_ratio} times)",
         ),
     ]
-    return [*checks, *_ends(scores), *_greedy(scores)]
+    return [*checks, _ends(scores), *_greedy(scores)]
 
 
 def _round_trip(result: ChildResult) -> list[Check]:
@@ -124,15 +125,11 @@ def _round_trip(result: ChildResult) -> list[Check]:
     return [Check("round trip", True, f"{len(pieces)} texts come back from their tokens unchanged")]
 
 
-def _ends(scores: dict[str, Any]) -> list[Check]:
-    """Answers end where base + adapter end them; a few rows more or less are noise."""
-    expected, found = scores["n_ends"], scores["n_ends_found"]
-    if not expected:
-        return [Check("end of answers", True, "base + adapter do not end these answers either (not required)")]
-    detail = f"{found} of the {expected} answers that base + adapter end, end at the same token"
-    if expected < _FEWEST_ENDS:
-        return [Check("end of answers", True, f"{detail} (too few to judge)")]
-    return [Check("end of answers", found >= _ENDS_KEPT * expected, f"{detail} (limit {_ENDS_KEPT:.0%})")]
+def _ends(scores: dict[str, Any]) -> Check:
+    """The end token is about as likely where answers end as it is for base + adapter."""
+    found, expected = math.exp(scores["end_logprob"]), math.exp(scores["reference_end_logprob"])
+    detail = f"end with a probability of {found:.3f}, for base + adapter {expected:.3f} (at least a {_FEWEST_ENDS}th)"
+    return Check("end of answers", found * _FEWEST_ENDS >= expected, detail)
 
 
 def _greedy(scores: dict[str, Any]) -> list[Check]:
