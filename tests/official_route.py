@@ -82,6 +82,7 @@ def llama_cpp_source() -> Path:
 
     Raises:
         OracleUnavailable: it has to be fetched, and cannot be; the message is the reason.
+        RuntimeError: what came is not what the index says.
     """
     version = importlib.metadata.version("llama-cpp-python")
     kept = hashlib.sha256(_KEPT.pattern.encode()).hexdigest()[:8]
@@ -189,7 +190,7 @@ def _download(version: str, folder: Path) -> Path:
             file.write(chunk)
             digest.update(chunk)
     if expected is None or digest.hexdigest() != expected:
-        raise OSError(f"{url}: sha256 {digest.hexdigest()}, the index says {expected}")
+        raise RuntimeError(f"{url}: sha256 {digest.hexdigest()}, the index says {expected}")
     return path
 
 
