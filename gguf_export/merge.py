@@ -1,20 +1,18 @@
-"""Merging an adapter into its base, tensor by tensor and slab by slab.
+"""Merging an adapter into its base, rows of a tensor at a time.
 
 ``merged_rows`` is the one place where weights are added and rounded: every export reads from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .adapter import Adapter
 from .architectures import TensorPlan
 from .errors import ExportError, UnsupportedError
-from .weights import DTYPES, ROUNDED, Checkpoint, Float32, Rounding, slabs
+from .weights import DTYPES, ROUNDED, Checkpoint, Float32, Rounding
 
 
 def merged_rows(
@@ -62,28 +60,6 @@ def planned_rows(
     if not plan.stacked:
         return merged_rows(checkpoint, adapter, plan.source, rows, rounding)
     return np.stack([merged_rows(checkpoint, adapter, source, None, rounding) for source in plan.stacked[rows]])
-
-
-def merged_slabs(
-    checkpoint: Checkpoint, adapter: Adapter | None, name: str, rounding: Rounding, multiple: int = 1
-) -> Iterator[NDArray[Any]]:
-    """The rows of one merged tensor in the rounding's type, about 4 MiB of float32 at a time.
-
-    Args:
-        checkpoint: the base.
-        adapter: what is added; ``None`` for the base alone.
-        name: the tensor's name in the checkpoint.
-        rounding: the type of the values that come out.
-        multiple: every slab but the last holds a multiple of this many rows.
-
-    Yields:
-        ``[rows, ...]`` in the rounding's type.
-
-    Raises:
-        ExportError: a value is not finite, or becomes so by rounding.
-    """
-    for rows in slabs(checkpoint.tensors[name], multiple):
-        yield merged_rows(checkpoint, adapter, name, rows, rounding).astype(ROUNDED[rounding], copy=False)
 
 
 def require_rounding(rounding: str) -> None:
