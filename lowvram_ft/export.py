@@ -15,8 +15,7 @@ import gguf_export
 from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import ExportRejected, MachineError, RecipeError
 from lowvram_ft.hardware import Hardware
-from lowvram_ft.memory.shape import ModelShape
-from lowvram_ft.models import BaseModel, read_config
+from lowvram_ft.models import BaseModel
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import ExportSection
 from lowvram_ft.rendering import from_folder
@@ -159,13 +158,12 @@ def verify_model(
     reference = None
     note = ""
     chat = from_folder(base)
-    needed = 4 * ModelShape.from_config(read_config(base)).n_parameters
     remote = gguf_export.linked_bytes(base) > 0
     if remote:
         note = "the base's weights stay on the hub: verified without them"
     elif section.verify_rows == 0:
         note = "export.verify_rows is 0: verified without a reference"
-    elif needed > FLOAT32_SHARE * hardware.ram_available_bytes:
+    elif (needed := _float32_bytes(base)) > FLOAT32_SHARE * hardware.ram_available_bytes:
         note = f"base + adapter need {needed / 2**30:.1f} GiB in float32: verified without a reference"
     else:
         from lowvram_ft.training.answers import write_reference
@@ -195,6 +193,11 @@ def verify_model(
         failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.failed)
         raise ExportRejected(f"{rejected}: does not pass its verification ({failed}); it is kept for a look")
     return result
+
+
+def _float32_bytes(base: Path) -> int:
+    tensors = gguf_export.Checkpoint.open(base).tensors
+    return 4 * sum(tensor.n_elements for tensor in tensors.values())
 
 
 def write_folder(

@@ -15,7 +15,7 @@ import gguf_export
 from lowvram_ft import models
 from tests.cli.conftest import Cli
 from tests.cli.running import misused
-from tests.gguf_models import make_adapter
+from tests.gguf_models import make_adapter, make_tiny_model
 from tests.loopback_hub import Hub, serving
 
 USAGE = "export [OPTIONS]"
@@ -51,6 +51,30 @@ def test_a_chain_of_adapters_is_merged_in_order(
         for path in (tmp_path / "m.gguf", library.path)
     ]
     assert tensors[0] == tensors[1]
+
+
+def test_a_mixture_of_experts(here: Cli, tmp_path: Path) -> None:
+    # F32: the experts that a random router takes hang on the last bits of its input.
+    base = make_tiny_model(tmp_path / "moe", "qwen3_moe", tie=False)
+    outcome = here("export", "--base", base, "--out", "m.gguf", "--quant", "F32", "--json", "-q")
+    assert outcome.code == 0, outcome.stderr
+    verification = json.loads(outcome.stdout)["verification"]
+    assert verification["ok"] and verification["kind"] == "reference"
+
+
+def test_a_base_that_exists_only_in_4_bits(here: Cli, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    shutil.copytree(tiny_llama, tmp_path / "nf4")
+    (tmp_path / "nf4" / "model.safetensors").unlink()
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=settings, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "nf4")
+    outcome = here("export", "--base", "nf4", "--adapter", tiny_adapter, "--out", "m.gguf", "--quant", "F16", "--json")
+    assert outcome.code == 0, outcome.stderr
+    verification = json.loads(outcome.stdout)["verification"]
+    assert verification["ok"] and verification["kind"] == "reference"
 
 
 def test_a_16_bit_folder(here: Cli, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path) -> None:
