@@ -4,9 +4,9 @@ llama.cpp's quantizers (``ggml/src/ggml-quants.c``) leave marks. They scale to t
 that the largest number of the range is used: in Q8_0 one weight is 127 or -127; in Q5_0 and Q4_0 the one with the
 largest magnitude is the lowest number; in Q5_1 and Q4_1 the range's both ends are used; in Q4_K and Q5_K the largest
 of the eight scales, and of the eight minimums, is 63, and neither float16 factor is negative; in Q6_K the lowest of
-the sixteen scales is -128. A block of random bytes breaks a rule nine times in ten in the K types and Q8_0, every
-other time in the simpler ones; a page of a broken disk holds dozens of blocks. What was quantized with an importance
-matrix does not keep to them.
+the sixteen scales is -128. A block of random bytes breaks a rule nine times in ten in the K types and Q8_0, one to
+three times in four in the simpler ones; a page of a broken disk holds dozens of blocks. What was quantized with an
+importance matrix does not keep to them.
 """
 
 from __future__ import annotations

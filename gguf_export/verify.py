@@ -51,6 +51,7 @@ def verify(
     base: Path | None = None,
     adapter: Path | Sequence[Path] | None = None,
     rounding: Rounding = "bf16",
+    imatrix: Path | None = None,
     sha256: str | None = None,
     tokenizer_folder: Path | None = None,
     chat_template: str | None = None,
@@ -73,6 +74,7 @@ def verify(
         adapter: the adapter's folder, or several; ``None`` where the file is the base alone. Without ``base`` it is
             not looked at.
         rounding: what merged weights were rounded to, as in the export.
+        imatrix: the importance matrix that the export was given.
         sha256: the checksum that the export reported.
         tokenizer_folder: a folder with the ``tokenizer.json`` that the file was made from; ``base`` by default.
         chat_template: the Jinja template that was trained, where it is known: the file has to hold it.
@@ -103,7 +105,7 @@ def verify(
     name = quant.name if quant is not None else "unknown"
     subject = f"{file.path.name} ({name})"
     exact: Any = quant.rounding if quant is not None and quant.rounding else rounding
-    origin = Origin.open(base, adapter, exact) if base is not None else None
+    origin = Origin.open(base, adapter, exact, imatrix) if base is not None else None
     folder = tokenizer_folder or base
     say("structure and blocks")
     checks = [check_checksum(file.path, sha256)] if sha256 is not None else []

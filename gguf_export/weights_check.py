@@ -22,6 +22,7 @@ from .adapter import Adapter
 from .architectures import TensorPlan, family_of, plan_tensors
 from .block_quantizers import row_quantizer
 from .ggml import BLOCK_TYPES
+from .imatrix import Imatrix
 from .merge import planned_rows
 from .reading import GgufFile
 from .weights import Checkpoint, Float32, Rounding
@@ -38,6 +39,9 @@ SAMPLED_VALUES: Final = 1 << 30
 _EXACT_STEP: Final = {"F32": 2.0**-16, "F16": 2.0**-10, "BF16": 2.0**-7}
 _ROUNDING_STEP: Final = 2.0**-7
 _SAME_ROWS: Final = 0.5
+_OTHER_ROUNDING: Final = 1.6
+_UNKNOWN_WEIGHTS: Final = 6.0
+"""How many times the error of a block may be what it is when the export is made once more."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,18 @@ class Origin:
         checkpoint: the base.
         adapter: what is added to it; ``None`` for the base alone.
         rounding: what merged weights are rounded to.
+        imatrix: the importance matrix that it was quantized with.
     """
 
     checkpoint: Checkpoint
     adapter: Adapter | None
     rounding: Rounding
+    imatrix: Imatrix | None = None
 
     @classmethod
-    def open(cls, base: Path, adapter: Path | Sequence[Path] | None, rounding: Rounding) -> Origin:
+    def open(
+        cls, base: Path, adapter: Path | Sequence[Path] | None, rounding: Rounding, imatrix: Path | None = None
+    ) -> Origin:
         """Open a base and its adapter.
 
         Raises:
@@ -67,7 +75,13 @@ class Origin:
         if loaded is not None:
             loaded.check_fits(checkpoint)
             checkpoint = loaded.fitted(checkpoint)
-        return cls(checkpoint, loaded, rounding)
+        return cls(checkpoint, loaded, rounding, Imatrix.load(imatrix) if imatrix is not None else None)
+
+    def stored(self, plan: TensorPlan, type_name: str) -> StoredTensor:
+        """A tensor as the export stores it in a type."""
+        weighted = self.imatrix is not None and type_name in BLOCK_TYPES
+        importance = self.imatrix.of(plan.name, plan.shape[-1]) if weighted and self.imatrix is not None else None
+        return StoredTensor(plan, type_name, importance)
 
     @cached_property
     def plans(self) -> dict[str, TensorPlan]:
@@ -140,6 +154,7 @@ def compare_weights(file: GgufFile, origin: Origin, *, seed: int = 0) -> list[Te
         if name in by_name and tuple(int(n) for n in reversed(by_name[name].shape)) == plan.shape
     ]
     n_values = sum(int(np.prod(plan.shape, dtype=np.int64)) for plan, _ in pairs)
+    loose = _UNKNOWN_WEIGHTS if file.has_importances and origin.imatrix is None else _OTHER_ROUNDING
     share = min(1.0, SAMPLED_VALUES / max(1, n_values))
     random = np.random.default_rng(seed)
     for name in {tensor.tensor_type.name for _, tensor in pairs} & BLOCK_TYPES.keys():
@@ -148,7 +163,7 @@ def compare_weights(file: GgufFile, origin: Origin, *, seed: int = 0) -> list[Te
         found = []
         for plan, tensor in pairs:
             chosen = tuple(_sample(plan, share, random))
-            parts = list(executor.map(lambda rows, p=plan, t=tensor: _compare_slab(p, t, origin, rows), chosen))
+            parts = list(executor.map(lambda rows, p=plan, t=tensor: _compare_slab(p, t, origin, rows, loose), chosen))
             found.append(_joined(plan, tensor, chosen, parts))
     return found
 
@@ -183,11 +198,13 @@ def slabs_of(plan: TensorPlan) -> Iterable[slice]:
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
-def _compare_slab(plan: TensorPlan, tensor: Any, origin: Origin, rows: slice) -> tuple[int, int, list[tuple[int, int]]]:
+def _compare_slab(
+    plan: TensorPlan, tensor: Any, origin: Origin, rows: slice, loose: float
+) -> tuple[int, int, list[tuple[int, int]]]:
     """How many rows, how many of them the same, and the wrong ones."""
     values = origin.rows(plan, rows)
     name = tensor.tensor_type.name
-    expected = StoredTensor(plan, name).encode(values).reshape(-1).view(np.uint8)
+    expected = origin.stored(plan, name).encode(values).reshape(-1).view(np.uint8)
     if values.ndim == 1:  # a vector is one row of the file
         found = np.asarray(tensor.data).reshape(-1).view(np.uint8)[rows.start * 4 : rows.stop * 4][None]
         expected, values = expected[None], values[None]
@@ -201,11 +218,13 @@ def _compare_slab(plan: TensorPlan, tensor: Any, origin: Origin, rows: slice) ->
     differ = np.flatnonzero((found != expected).any(axis=1))
     if not differ.size:
         return len(values), len(values), []
-    wrong = _wrong(tensor.tensor_type, values[differ], found[differ], expected[differ], len(values))
+    wrong = _wrong(tensor.tensor_type, values[differ], found[differ], expected[differ], len(values), loose)
     return len(values), len(values) - differ.size, [(first + int(differ[row]), weight) for row, weight in wrong]
 
 
-def _wrong(kind: Any, values: Float32, found: Bytes, expected: Bytes, n_rows: int) -> list[tuple[int, int]]:
+def _wrong(
+    kind: Any, values: Float32, found: Bytes, expected: Bytes, n_rows: int, loose: float
+) -> list[tuple[int, int]]:
     """Rows that are further from the weights than their type explains, and their first such weight."""
     theirs = float_rows(kind, found)
     if kind.name in _EXACT_STEP:
@@ -219,7 +238,8 @@ def _wrong(kind: Any, values: Float32, found: Bytes, expected: Bytes, n_rows: in
     block = gguf.GGML_QUANT_SIZES[kind][0]
     ours = float_rows(kind, expected)
     # Where most rows are the same, the same was rounded: what then differs may differ only by a rounding of a sum.
-    most, mean = (1.1, 1.05) if len(values) < _SAME_ROWS * n_rows else (1.6, 1.25)
+    # Where not, another rounding is behind it, or an importance matrix that nobody gave.
+    most, mean = (1.1, 1.05) if len(values) < _SAME_ROWS * n_rows else (loose, loose / 1.5)
     shape = (len(values), -1, block)
     weights = np.abs(values).reshape(shape).max(axis=2)
     theirs, ours = (np.abs(side - values).reshape(shape) for side in (theirs, ours))

@@ -303,6 +303,42 @@ def test_another_rounding_is_no_fault(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_child")
+def test_an_importance_matrix_is_no_fault(case: Case, tmp_path: Path) -> None:
+    matrix = _imatrix(case, tmp_path / "imatrix.gguf")
+    result = export(case.base, case.adapter, tmp_path / "m.gguf", quant="Q4_K_M", imatrix=matrix)
+    given = verify(result.path, base=case.base, adapter=case.adapter, imatrix=matrix)
+    assert given.ok and "byte for byte" in given.summary() and "the rest within" not in given.summary(), given.summary()
+    unknown = verify(result.path, base=case.base, adapter=case.adapter)
+    assert unknown.ok and "the rest within the type's error" in unknown.summary(), unknown.summary()
+    twice = _with_alpha(case.adapter, tmp_path / "twice", 2.0)
+    path = export(case.base, twice, tmp_path / "twice.gguf", quant="Q4_K_M", imatrix=matrix).path
+    for settings in ({"imatrix": matrix}, {}):
+        assert set(_failed(verify(path, base=case.base, adapter=case.adapter, **settings))) == {"adapter scale"}
+
+
+def _imatrix(case: Case, path: Path) -> Path:
+    """Importances as llama-imatrix writes them: sums of squares of each column's inputs, and how often."""
+    import gguf
+
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["tests"])
+    writer.add_uint32("imatrix.chunk_count", 4)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for tensor in GgufFile(case.q4.path).tensors:
+        if len(tensor.shape) == 2:
+            sums = rng.lognormal(0, 1, int(tensor.shape[0])).astype(np.float32) * 4
+            writer.add_tensor(f"{tensor.name}.in_sum2", sums)
+            writer.add_tensor(f"{tensor.name}.counts", np.array([4], dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.usefixtures("no_child")
 def test_settings_of_another_model(case: Case, tmp_path: Path) -> None:
     base = shutil.copytree(case.base, tmp_path / "base")
     config = json.loads((base / "config.json").read_text())

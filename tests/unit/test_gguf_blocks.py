@@ -55,7 +55,7 @@ def test_random_bytes_do_not(type_name: str) -> None:
         assert all((block.row, block.first_weight) == place for block in blocks)
         found += len(blocks)
     # One block may by chance be one that a quantizer writes; a page of a disk holds dozens.
-    assert found >= (80 if type_name.endswith(("_K", "Q8_0", "Q5_1")) else 40), found
+    assert found >= (80 if type_name.endswith(("_K", "Q8_0", "Q5_1")) else 20), found
 
 
 def test_a_flipped_exponent_shows_in_a_scale() -> None:
