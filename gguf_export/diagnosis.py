@@ -212,7 +212,8 @@ def _matching(tensors: dict[str, Any], origin: Origin, item: TensorComparison) -
 
 
 def _directions(rows: Float32) -> Float32:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+    norms = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+    return np.asarray(rows / norms, dtype=np.float32)
 
 
 def _likeness(tensors: dict[str, Any], origin: Origin, wrong: Sequence[TensorComparison]) -> str:

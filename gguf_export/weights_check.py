@@ -204,7 +204,7 @@ def _compare_slab(
     """How many rows, how many of them the same, and the wrong ones."""
     values = origin.rows(plan, rows)
     name = tensor.tensor_type.name
-    expected = origin.stored(plan, name).encode(values).reshape(-1).view(np.uint8)
+    expected: Bytes = origin.stored(plan, name).encode(values).reshape(-1).view(np.uint8)
     if values.ndim == 1:  # a vector is one row of the file
         found = np.asarray(tensor.data).reshape(-1).view(np.uint8)[rows.start * 4 : rows.stop * 4][None]
         expected, values = expected[None], values[None]

