@@ -147,7 +147,7 @@ def row_quantizer(name: str, quantizer: Literal["auto", "lanes", "ggml"] = "auto
 
 
 def weighted_quantizer(name: str, importance: NDArray[np.float32]) -> RowQuantizer:
-    """ggml's quantizer of a type, with an importance matrix.
+    """Ggml's quantizer of a type, with an importance matrix.
 
     Args:
         name: a key of ``BLOCK_TYPES``.

@@ -122,7 +122,7 @@ class _HashedFile:
         self._digest = hashlib.sha256(content)
         self.n_bytes = len(content)
 
-    def append(self, data: bytes | NDArray[np.uint8]) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B")
         self._digest.update(view)
         while view:
@@ -190,7 +190,7 @@ def write_gguf(
             out.append(rope_factors.tobytes())
             out.pad()
             rope_factors = None
-        out.append(encoded)
+        out.append(encoded.data)
         if ends:
             out.pad()
             n_tensors += 1
