@@ -24,8 +24,8 @@ from .errors import (
 from .export import ExportResult, export
 from .files import sha256_of
 from .gotemplate import render_modelfile_messages, render_modelfile_template
-from .imatrix import Imatrix
 from .hub import link_model, linked_bytes
+from .imatrix import Imatrix
 from .lora_gguf import LoraResult, export_lora
 from .ollama import modelfile
 from .quantize import QUANT_TYPES, quantize
