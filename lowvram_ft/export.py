@@ -57,6 +57,7 @@ def export_model(
         out,
         quant=section.quant,
         rounding=section.rounding,
+        imatrix=Path(section.imatrix) if section.imatrix else None,
         chat_template=chat.template,
         eos_token=chat.end_token,
         metadata={"name": out.stem, **(metadata or {})},

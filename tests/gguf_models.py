@@ -168,3 +168,23 @@ def make_adapter(base: Path, path: Path, seed: int = 0, **lora: Any) -> Path:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(path)
     return path
+
+
+def write_imatrix(path: Path, measured: dict[str, tuple[Any, int]]) -> Path:
+    """Write an importance matrix as llama-imatrix does: float32 sums of squares, and counts, by GGUF name."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "imatrix")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["calibration.txt"])
+    writer.add_uint32("imatrix.chunk_count", 7)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for name, (sums, count) in measured.items():
+        writer.add_tensor(f"{name}.in_sum2", sums.reshape(1, -1))
+        writer.add_tensor(f"{name}.counts", np.full((1, 1), count, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowvram_ft.cli.options import FOLDER, json_option, print_json, progress, quiet_option
+from lowvram_ft.cli.options import FILE, FOLDER, json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
     from lowvram_ft.models import BaseModel
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     show_default="bf16; f16 with --to lora",
     help="What merged weights are rounded to before they are quantized, or stored in where they are not.",
 )
+@click.option("--imatrix", type=FILE, help="Importance matrix of llama.cpp's llama-imatrix, for quantized types.")
 @click.option(
     "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context in the Modelfile."
 )
@@ -62,6 +63,7 @@ def export(
     out: Path,
     quant: str,
     rounding: str | None,
+    imatrix: Path | None,
     n_ctx: int,
     ollama: str | None,
     verify: bool,
@@ -78,7 +80,10 @@ def export(
     if target == "lora" and not adapters:
         raise click.UsageError("--to lora needs an --adapter.")
     default = "f16" if target == "lora" else "bf16"
-    section = section_from(quant=quant, rounding=rounding or default, n_ctx=n_ctx)
+    if target != "gguf" and imatrix is not None:
+        raise click.UsageError(f"--imatrix goes with --to gguf (got --to {target}).")
+    matrix = str(imatrix) if imatrix else None
+    section = section_from(quant=quant, rounding=rounding or default, imatrix=matrix, n_ctx=n_ctx)
     model = resolve(base)
     say = progress(quiet)
     if model.note:

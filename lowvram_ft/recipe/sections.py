@@ -177,6 +177,8 @@ class ExportSection(Section):
     quant: Quant = "Q4_K_M"
     rounding: Literal["bf16", "f16", "f32"] = "bf16"
     """Type that merged weights are rounded to before they are quantized."""
+    imatrix: str | None = None
+    """Importance matrix that llama.cpp's ``llama-imatrix`` measured, for quantized types; leave out for none."""
     n_ctx: int = Field(default=4096, ge=256)
     verify_rows: int = Field(default=8, ge=0)
     """Held-out rows on which the GGUF is held against base + adapter; 0 for none."""

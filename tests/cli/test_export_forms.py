@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGUFReader
 from safetensors.numpy import load_file
@@ -15,7 +16,7 @@ import gguf_export
 from lowvram_ft import models
 from tests.cli.conftest import Cli
 from tests.cli.running import misused
-from tests.gguf_models import make_adapter, make_tiny_model
+from tests.gguf_models import make_adapter, make_tiny_model, write_imatrix
 from tests.loopback_hub import Hub, serving
 
 USAGE = "export [OPTIONS]"
@@ -113,6 +114,17 @@ def test_options_that_do_not_go_together(here: Cli, arguments: list[str], proble
 
 def _fetched(hub: Hub) -> int:
     return sum(n_bytes for request, n_bytes in hub.sent if "model.safetensors" in request)
+
+
+def test_an_importance_matrix(here: Cli, tiny_llama: Path, tmp_path: Path) -> None:
+    columns = np.linspace(0, 100, 256, dtype=np.float32)
+    matrix = write_imatrix(tmp_path / "imatrix.gguf", {"blk.0.ffn_up.weight": (columns, 3)})
+    written = []
+    for more in ([], ["--imatrix", matrix]):
+        outcome = here("export", "--base", tiny_llama, "--out", "m.gguf", "--no-verify", "-q", *more)
+        assert outcome.code == 0, outcome.stderr
+        written.append({tensor.name: tensor.data.tobytes() for tensor in GGUFReader(tmp_path / "m.gguf").tensors})
+    assert [name for name in written[0] if written[0][name] != written[1][name]] == ["blk.0.ffn_up.weight"]
 
 
 def test_a_base_that_stays_on_the_hub(

@@ -11,7 +11,7 @@ import pytest
 
 from gguf_export import BrokenFileError, GgufFile, UnsupportedError, export
 from gguf_export.imatrix import Imatrix
-from tests.gguf_models import make_adapter, make_tiny_model
+from tests.gguf_models import make_adapter, make_tiny_model, write_imatrix
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +32,6 @@ def measured(model: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
         for index, tensor in enumerate(exact.tensors)
         if len(tensor.shape) == 2 and tensor.name != "blk.0.attn_v.weight"
     }
-
-
-def write_gguf(path: Path, measured: dict[str, tuple[np.ndarray, int]]) -> Path:
-    import gguf
-
-    writer = gguf.GGUFWriter(path, "imatrix")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", ["calibration.txt"])
-    writer.add_uint32("imatrix.chunk_count", 7)
-    writer.add_uint32("imatrix.chunk_size", 512)
-    for name, (sums, count) in measured.items():
-        writer.add_tensor(f"{name}.in_sum2", sums.reshape(1, -1))
-        writer.add_tensor(f"{name}.counts", np.full((1, 1), count, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def write_legacy(path: Path, measured: dict[str, tuple[np.ndarray, int]]) -> Path:
@@ -98,7 +80,7 @@ def test_the_file_is_the_one_that_llama_cpp_writes(
     ftype: int,
     tmp_path: Path,
 ) -> None:
-    path = write_gguf(tmp_path / "imatrix.gguf", measured)
+    path = write_imatrix(tmp_path / "imatrix.gguf", measured)
     exact = export(*model, tmp_path / "exact.gguf", quant="BF16")
     ours = export(*model, tmp_path / "ours.gguf", quant=quant, imatrix=path)
     llama_cpp_quantize(exact.path, tmp_path / "theirs.gguf", ftype, Imatrix.load(path))
@@ -110,7 +92,7 @@ def test_the_file_is_the_one_that_llama_cpp_writes(
 
 
 def test_both_formats_say_the_same(measured: dict[str, tuple[np.ndarray, int]], tmp_path: Path) -> None:
-    new = Imatrix.load(write_gguf(tmp_path / "imatrix.gguf", measured))
+    new = Imatrix.load(write_imatrix(tmp_path / "imatrix.gguf", measured))
     old = Imatrix.load(write_legacy(tmp_path / "imatrix.dat", measured))
     assert (new.datasets, new.n_chunks) == (old.datasets, old.n_chunks) == (("calibration.txt",), 7)
     assert list(new.importance) == list(old.importance) == list(measured)
@@ -120,11 +102,11 @@ def test_both_formats_say_the_same(measured: dict[str, tuple[np.ndarray, int]], 
 
 
 def test_what_was_never_reached_counts_the_same_everywhere(tmp_path: Path) -> None:
-    path = write_gguf(tmp_path / "imatrix.gguf", {"blk.0.attn_v.weight": (np.zeros(4, np.float32), 0)})
+    path = write_imatrix(tmp_path / "imatrix.gguf", {"blk.0.attn_v.weight": (np.zeros(4, np.float32), 0)})
     np.testing.assert_array_equal(Imatrix.load(path).importance["blk.0.attn_v.weight"], np.ones(4))
 
 
-@pytest.mark.parametrize("write", [write_gguf, write_legacy])
+@pytest.mark.parametrize("write", [write_imatrix, write_legacy])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
 def test_a_truncated_matrix_is_broken(
     write: object, keep: float, measured: dict[str, tuple[np.ndarray, int]], tmp_path: Path
@@ -136,7 +118,7 @@ def test_a_truncated_matrix_is_broken(
 
 
 def test_what_does_not_fit_is_refused(model: tuple[Path, Path], tmp_path: Path) -> None:
-    other = write_gguf(tmp_path / "other.gguf", {"blk.1.ffn_up.weight": (np.ones(512, np.float32), 1)})
+    other = write_imatrix(tmp_path / "other.gguf", {"blk.1.ffn_up.weight": (np.ones(512, np.float32), 1)})
     with pytest.raises(UnsupportedError, match=r"blk\.1\.ffn_up\.weight: measured for 512 columns, the model has 256"):
         export(*model, tmp_path / "m.gguf", imatrix=other)
     with pytest.raises(UnsupportedError, match="imatrix: F16 stores weights as they are"):
@@ -146,6 +128,6 @@ def test_what_does_not_fit_is_refused(model: tuple[Path, Path], tmp_path: Path) 
     model_file = export(*model, tmp_path / "m.gguf").path
     with pytest.raises(BrokenFileError, match="a GGUF, but no importance matrix"):
         Imatrix.load(model_file)
-    wild = write_gguf(tmp_path / "wild.gguf", {"blk.1.ffn_up.weight": (np.array([1, np.inf], np.float32), 1)})
+    wild = write_imatrix(tmp_path / "wild.gguf", {"blk.1.ffn_up.weight": (np.array([1, np.inf], np.float32), 1)})
     with pytest.raises(BrokenFileError, match="not finite"):
         Imatrix.load(wild)
