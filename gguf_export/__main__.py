@@ -60,6 +60,7 @@ def _run(options: argparse.Namespace) -> int:
             base=options.base,
             adapter=options.adapter or None,
             rounding=options.rounding,
+            imatrix=options.imatrix,
             sha256=result.sha256,
             chat_template=result.chat_template,
         )

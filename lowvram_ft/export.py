@@ -181,6 +181,7 @@ def verify_model(
         adapter=adapter,
         tokenizer_folder=base,
         rounding=section.rounding,
+        imatrix=Path(section.imatrix) if section.imatrix else None,
         sha256=sha256,
         chat_template=chat.template,
         require_stop=section.require_stop,
