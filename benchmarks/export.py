@@ -174,7 +174,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def measured(script: str, arguments: list[str], folder: Path) -> dict[str, Any]:
-    """Run a script; wall time, CPU time, peak anonymous memory of it and its children, peak of new bytes on the disk."""
+    """Run a script; wall and CPU time, peak anonymous memory of it and its children, peak of new bytes on the disk."""
     before = folder_bytes(folder)
     peaks = {"anonymous": 0, "disk": 0}
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_WAIT_POLICY": "PASSIVE"}

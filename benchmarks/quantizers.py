@@ -25,9 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gguf_export.block_quantizers import check_rows, row_quantizer
-from gguf_export.ggml import BLOCK_TYPES, encode
-from gguf_export.lanes.kernels import KERNELS
+from gguf_export.quantizers.block_quantizers import check_rows, row_quantizer
+from gguf_export.quantizers.ggml import BLOCK_TYPES, encode
+from gguf_export.quantizers.lanes.kernels import KERNELS
 from lowvram_ft.hardware import detect
 
 RESULTS = Path(__file__).parent / "results" / "quantizers.json"

@@ -8,8 +8,9 @@ quantization code, which ctypes loads).
 
 from __future__ import annotations
 
-from .adapter import Adapter
-from .block_quantizers import QuantizerWarning, RowQuantizer, row_quantizer
+from .adapters.adapter import Adapter
+from .checkpoints.hub import link_model, linked_bytes
+from .checkpoints.weights import Checkpoint
 from .child import require_llama_cpp
 from .errors import (
     BrokenFileError,
@@ -23,19 +24,18 @@ from .errors import (
 )
 from .export import ExportResult, export
 from .files import sha256_of
-from .gotemplate import render_modelfile_messages, render_modelfile_template
-from .hub import link_model, linked_bytes
-from .imatrix import Imatrix
 from .lora_gguf import LoraResult, export_lora
-from .ollama import modelfile
+from .ollama.gotemplate import render_modelfile_messages, render_modelfile_template
+from .ollama.modelfile import modelfile
+from .proof.reference import Reference, ReferenceSequence
+from .proof.verification import Check, Threshold, Verification
+from .proof.verify import reject, verify
 from .quantize import QUANT_TYPES, quantize
+from .quantizers.block_quantizers import QuantizerWarning, RowQuantizer, row_quantizer
+from .quantizers.imatrix import Imatrix
 from .reading import GgufFile
-from .reference import Reference, ReferenceSequence
 from .safetensors_out import merge_to_safetensors
-from .templates import render, template_of
-from .verification import Check, Threshold, Verification
-from .verify import reject, verify
-from .weights import Checkpoint
+from .vocabulary.templates import render, template_of
 
 __all__ = [
     "QUANT_TYPES",

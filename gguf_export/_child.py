@@ -23,7 +23,7 @@ def main() -> int:
         if request["task"] == "quantize":
             _quantize(request, report)
         else:
-            from ._child_checks import run_checks
+            from .proof._child_checks import run_checks
 
             run_checks(request, lambda **entry: _say(report, **entry), silence_llama())
     except Exception as error:

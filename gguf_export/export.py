@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .adapter import Adapter
-from .architectures import (
+from .adapters.adapter import Adapter
+from .checkpoints.weights import Checkpoint, Float32, Rounding
+from .child import require_llama_cpp
+from .errors import UnsupportedError
+from .families.architectures import (
     Family,
     TensorPlan,
     add_family_settings,
@@ -22,8 +25,6 @@ from .architectures import (
     plan_tensors,
     rope_factors,
 )
-from .child import require_llama_cpp
-from .errors import UnsupportedError
 from .files import (
     cleaned_temporaries,
     commit,
@@ -34,13 +35,12 @@ from .files import (
     temporary_path,
 )
 from .general_keys import add_general_keys, require_known_keys
-from .ggml import BLOCK_TYPES
-from .imatrix import Imatrix
 from .merge import require_rounding
-from .mixture import ModelFacts, target_types
 from .quantize import QuantType, quant_type
-from .tokenizer import Vocabulary, load_vocabulary
-from .weights import Checkpoint, Float32, Rounding
+from .quantizers.ggml import BLOCK_TYPES
+from .quantizers.imatrix import Imatrix
+from .quantizers.mixture import ModelFacts, target_types
+from .vocabulary.tokenizer import Vocabulary, load_vocabulary
 from .writing import Source, StoredTensor, write_gguf
 
 Progress = Callable[[str, float], None]

@@ -19,12 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from .adapter import Adapter
-from .adapter_changes import Change, LowRank
-from .adapter_experts import ExpertLowRank
-from .adapter_files import EMBEDDING, HEAD
-from .architectures import Family, TensorPlan, expected_shape, family_of, reordered_heads, tensor_name
+from .adapters.adapter import Adapter
+from .adapters.changes import Change, LowRank
+from .adapters.experts import ExpertLowRank
+from .adapters.files import EMBEDDING, HEAD
+from .checkpoints.weights import ROUNDED, Checkpoint, Float32, Rounding
 from .errors import BrokenFileError, ExportError, UnsupportedError
+from .families.architectures import Family, TensorPlan, expected_shape, family_of, reordered_heads, tensor_name
 from .files import (
     cleaned_temporaries,
     commit,
@@ -35,7 +36,6 @@ from .files import (
     temporary_path,
 )
 from .merge import require_rounding
-from .weights import ROUNDED, Checkpoint, Float32, Rounding
 
 _MARGIN_BYTES: Final = 4 << 20
 _FILE_TYPES: Final = {"f32": 0, "f16": 1, "bf16": 32}

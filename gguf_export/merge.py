@@ -9,10 +9,10 @@ from typing import get_args
 
 import numpy as np
 
-from .adapter import Adapter
-from .architectures import TensorPlan
+from .adapters.adapter import Adapter
+from .checkpoints.weights import DTYPES, ROUNDED, Checkpoint, Float32, Rounding
 from .errors import ExportError, UnsupportedError
-from .weights import DTYPES, ROUNDED, Checkpoint, Float32, Rounding
+from .families.architectures import TensorPlan
 
 
 def merged_rows(

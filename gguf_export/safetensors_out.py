@@ -19,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter
+from .adapters.adapter import Adapter
+from .checkpoints.weights import ROUNDED, Checkpoint, Rounding, slabs
 from .errors import ExportError
 from .files import (
     cleaned_temporaries,
@@ -29,7 +30,6 @@ from .files import (
     temporary_path,
 )
 from .merge import merged_rows, require_rounding
-from .weights import ROUNDED, Checkpoint, Rounding, slabs
 
 _SAFETENSORS_NAMES: Final = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 _TORCH_NAMES: Final = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}

@@ -18,13 +18,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .adapter import Adapter
-from .architectures import TensorPlan
-from .block_quantizers import RowQuantizer, row_quantizer, weighted_quantizer
+from .adapters.adapter import Adapter
+from .checkpoints.weights import ROUNDED, Checkpoint, Float32, Rounding, slabs
 from .errors import ExportError, UnsupportedError
-from .ggml import BLOCK_TYPES
+from .families.architectures import TensorPlan
 from .merge import planned_rows
-from .weights import ROUNDED, Checkpoint, Float32, Rounding, slabs
+from .quantizers.block_quantizers import RowQuantizer, row_quantizer, weighted_quantizer
+from .quantizers.ggml import BLOCK_TYPES
 
 _ALIGNMENT: Final = 32
 _EXACT: Final = {"F32": ROUNDED["f32"], "F16": ROUNDED["f16"], "BF16": ROUNDED["bf16"]}

@@ -242,7 +242,7 @@ def _probe_model(folder: Path) -> Path | None:
     """A model of our own for the probe; None where what writes it is not installed."""
     if importlib.util.find_spec("gguf") is None:
         return None
-    from gguf_export.probe_model import write_probe_model
+    from gguf_export.proof.probe_model import write_probe_model
 
     return write_probe_model(folder / "probe.gguf")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..checkpoints.weights import Checkpoint
 from ..errors import BrokenFileError
-from ..weights import Checkpoint
 
 Shapes = dict[str, tuple[int, ...]]
 """The shape of each matrix, rows first, by its name in the GGUF without ``blk.N.`` and ``.weight``."""

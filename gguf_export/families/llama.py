@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..weights import Checkpoint
+from ..checkpoints.weights import Checkpoint
 from .family import Family, head_dim, integer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..weights import Checkpoint
+from ..checkpoints.weights import Checkpoint
 from .family import Family, Shapes, integer
 
 

@@ -25,7 +25,7 @@ DATA_SET_BYTES = 64 * MIB
 be dropped again; the index and the batches that the loader has ready are a few MiB."""
 
 SLAB_BYTES = 16 * MIB
-"""What the merge holds of a tensor at a time (``gguf_export/weights.py``)."""
+"""What the merge holds of a tensor at a time (``gguf_export/checkpoints/weights.py``)."""
 
 _IN_A_CHECKPOINT = (
     *("LoRA weights", "optimizer state", "paged optimizer state", "offloaded optimizer state"),
@@ -81,7 +81,7 @@ def host_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[T
             "host",
             max(merged, quantized),
             f"the larger of 4 x {SLAB_BYTES} + {n} x 4, and largest tensor {largest} x 8 while it is quantized",
-            "gguf_export/weights.py; llama.cpp llama-quant.cpp, f32_conv_buf and work",
+            "gguf_export/checkpoints/weights.py; llama.cpp llama-quant.cpp, f32_conv_buf and work",
         )
     )
     return terms

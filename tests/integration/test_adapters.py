@@ -12,7 +12,7 @@ from ml_dtypes import bfloat16
 from safetensors.numpy import load_file
 
 from gguf_export import Adapter, Checkpoint, GgufFile, export, merge_to_safetensors
-from gguf_export.adapter_files import _REFUSED
+from gguf_export.adapters.files import _REFUSED
 from gguf_export.errors import UnsupportedError
 from tests.gguf_models import make_adapter, make_tiny_model
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import gguf_export.architectures
 import gguf_export.child
+import gguf_export.families.architectures
 import gguf_export.files
 from gguf_export import (
     QUANT_TYPES,
@@ -37,7 +37,7 @@ from gguf_export import (
     render,
     verify,
 )
-from gguf_export.weights import Rounding
+from gguf_export.checkpoints.weights import Rounding
 from tests.gguf_models import CHATML_TEMPLATE, make_adapter, make_tiny_model
 
 VARIANTS = {
@@ -163,7 +163,7 @@ def test_f32_export_gives_the_logits_of_base_and_adapter(cases: dict[str, Case],
 
 def _llama_logits(path: Path, ids: list[int]) -> np.ndarray:
     from gguf_export._child import silence_llama
-    from gguf_export._child_checks import Model
+    from gguf_export.proof._child_checks import Model
 
     return Model(silence_llama(), str(path), len(ids) + 8).logits(ids, 0, 0)
 

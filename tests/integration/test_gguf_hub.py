@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gguf_export.fetching
+import gguf_export.checkpoints.fetching
 from gguf_export import Checkpoint, export, merge_to_safetensors
+from gguf_export.checkpoints.hub import POINTER, link_model, linked_bytes, token
 from gguf_export.errors import BrokenFileError, DownloadError, UnsupportedError
-from gguf_export.hub import POINTER, link_model, linked_bytes, token
 from tests.gguf_models import make_adapter, make_tiny_model
 from tests.loopback_hub import Hub, serving
 
@@ -50,7 +50,7 @@ def hub(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr(gguf_export.fetching, "FIRST_WAIT_S", 0.001)
+        monkeypatch.setattr(gguf_export.checkpoints.fetching, "FIRST_WAIT_S", 0.001)
         yield running
 
 
@@ -386,6 +386,6 @@ def test_the_token_is_found_where_huggingface_hub_keeps_it(tmp_path: Path) -> No
 
 
 def test_no_hub_library_is_imported() -> None:
-    code = "import sys, gguf_export, gguf_export.hub; print('huggingface_hub' in sys.modules, 'httpx' in sys.modules)"
+    code = "import sys, gguf_export; print('huggingface_hub' in sys.modules, 'httpx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -35,7 +35,7 @@ PROGRAM = """
 import ctypes, json, sys
 import numpy as np
 from gguf_export._child import silence_llama
-from gguf_export._child_checks import Model
+from gguf_export.proof._child_checks import Model
 base, adapter, out, ids = json.load(sys.stdin)
 lib = silence_llama()
 model = Model(lib, base, len(ids) + 8)

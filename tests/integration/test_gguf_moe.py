@@ -23,7 +23,7 @@ from gguf_export import (
     merge_to_safetensors,
     verify,
 )
-from gguf_export.architectures import family_of, plan_tensors
+from gguf_export.families.architectures import family_of, plan_tensors
 from tests.gguf_models import make_adapter, make_tiny_model
 from tests.official_route import Conversion, OracleUnavailable, convert, llama_cpp_source, peft_merge, quantize
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gguf_export.architectures
 import gguf_export.child
-import gguf_export.llama_checks
+import gguf_export.families.architectures
+import gguf_export.proof.llama_checks
 from gguf_export import (
     BrokenFileError,
     GgufFile,
@@ -69,7 +69,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture
 def no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave llama.cpp out, where what is tested needs only the file: its child takes most of the time."""
-    monkeypatch.setattr(gguf_export.llama_checks, "run_child", lambda _: ChildResult({}, None, "done"))
+    monkeypatch.setattr(gguf_export.proof.llama_checks, "run_child", lambda _: ChildResult({}, None, "done"))
 
 
 def _failed(verification: Verification) -> dict[str, str]:
@@ -124,7 +124,7 @@ def test_greedy_answers_are_those_of_transformers(case: Case, tmp_path: Path) ->
 @pytest.mark.parametrize("quant", ["Q4_K_M", "F16"])
 @pytest.mark.parametrize("order", ["checkpoint", "twice", "rolled"])
 def test_a_wrong_permutation(case: Case, tmp_path: Path, monkeypatch: Any, quant: str, order: str) -> None:
-    right = gguf_export.architectures.TensorPlan.reorder
+    right = gguf_export.families.architectures.TensorPlan.reorder
 
     def wrong(self: Any, rows: Any) -> Any:
         if not self.n_heads or order == "checkpoint":
@@ -132,7 +132,7 @@ def test_a_wrong_permutation(case: Case, tmp_path: Path, monkeypatch: Any, quant
         return right(self, right(self, rows)) if order == "twice" else np.roll(right(self, rows), 1, axis=0)
 
     with monkeypatch.context() as patched:
-        patched.setattr(gguf_export.architectures.TensorPlan, "reorder", wrong)
+        patched.setattr(gguf_export.families.architectures.TensorPlan, "reorder", wrong)
         path = export(case.base, case.adapter, tmp_path / "m.gguf", quant=quant).path
     said = {"checkpoint": "as in the checkpoint", "twice": "reordered twice", "rolled": "in another order"}[order]
     failed = _against_weights(path, case)
@@ -148,7 +148,7 @@ def test_the_reference_sees_a_fault_without_a_name_for_it(case: Case, tmp_path: 
     for index, (base, adapter) in enumerate(pairs):
         path = export(base, adapter, tmp_path / f"{index}.gguf", quant="F16").path
         assert "KL divergence" in _failed(verify(path, case.reference, n_predict=1))
-    monkeypatch.setattr(gguf_export.architectures.TensorPlan, "reorder", lambda self, rows: rows)
+    monkeypatch.setattr(gguf_export.families.architectures.TensorPlan, "reorder", lambda self, rows: rows)
     path = export(case.base, case.adapter, tmp_path / "m.gguf", quant="F16").path
     assert "KL divergence" in _failed(verify(path, case.reference, n_predict=1))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gguf_export import BrokenFileError, GgufFile, UnsupportedError, export
-from gguf_export.imatrix import Imatrix
+from gguf_export.quantizers.imatrix import Imatrix
 from tests.gguf_models import make_adapter, make_tiny_model, write_imatrix
 
 

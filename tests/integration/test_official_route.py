@@ -252,6 +252,6 @@ def _live_logits(case: Case, ids: list[int]) -> np.ndarray:
 
 def _llama_logits(path: Path, ids: list[int]) -> np.ndarray:
     from gguf_export._child import silence_llama
-    from gguf_export._child_checks import Model
+    from gguf_export.proof._child_checks import Model
 
     return Model(silence_llama(), str(path), len(ids) + 8).logits(ids, 0, 0)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gguf_export import UnsupportedError, modelfile, render, render_modelfile_messages
-from gguf_export.gotemplate import modelfile_block
-from gguf_export.template_shape import probe
+from gguf_export.ollama.gotemplate import modelfile_block
+from gguf_export.ollama.template_shape import probe
 from lowvram_ft.data.sources.samples import held_out_rows
 from tests.chat_templates import CHATML, DEEPSEEK, LLAMA3, QWEN
 from tests.go_templates import GoUnavailable, render_all, renderer

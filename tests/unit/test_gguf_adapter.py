@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gguf_export.adapter import Adapter
-from gguf_export.adapter_files import EMBEDDING
+from gguf_export.adapters.adapter import Adapter
+from gguf_export.adapters.files import EMBEDDING
+from gguf_export.checkpoints.weights import Checkpoint, TensorInfo
 from gguf_export.errors import BrokenFileError, ExportError, UnsupportedError
-from gguf_export.weights import Checkpoint, TensorInfo
 
 MODULE = "model.layers.0.self_attn.q_proj"
 KEY = f"base_model.model.{MODULE}"

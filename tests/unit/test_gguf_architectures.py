@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_export.architectures import (
+from gguf_export.checkpoints.weights import Checkpoint, TensorInfo
+from gguf_export.errors import BrokenFileError, UnsupportedError
+from gguf_export.families.architectures import (
     TensorPlan,
     family_of,
     plan_tensors,
     rope_factors,
     rope_settings,
 )
-from gguf_export.errors import BrokenFileError, UnsupportedError
-from gguf_export.weights import Checkpoint, TensorInfo
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

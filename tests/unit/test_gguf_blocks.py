@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_export.block_quantizers import check_rows, row_quantizer
-from gguf_export.block_rules import corrupted_blocks
-from gguf_export.ggml import BLOCK_TYPES
+from gguf_export.proof.block_rules import corrupted_blocks
+from gguf_export.quantizers.block_quantizers import check_rows, row_quantizer
+from gguf_export.quantizers.ggml import BLOCK_TYPES
 
 KINDS = ("normal", "heavy tails", "uniform", "rounded to bf16", "few values", "all negative", "constant blocks")
 """Of the quantizers' own test rows: what weights may look like."""

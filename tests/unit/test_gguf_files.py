@@ -23,7 +23,7 @@ TRAINING = ("lowvram_ft", "torch", "transformers", "peft", "trl", "unsloth", "da
 
 
 def test_importing_the_package_loads_nothing_that_trains_and_no_llama_cpp() -> None:
-    code = "import json, sys, gguf_export.verify; print(json.dumps(sorted(sys.modules)))"
+    code = "import json, sys, gguf_export.proof.verify; print(json.dumps(sorted(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     loaded = {name.split(".")[0] for name in json.loads(output)}
     assert not loaded & {*TRAINING, "llama_cpp", "gguf", "tokenizers"}
@@ -33,7 +33,7 @@ def test_importing_the_package_loads_nothing_that_trains_and_no_llama_cpp() -> N
 def test_public_names_are_functions_whatever_was_imported_first() -> None:
     import gguf_export
     import gguf_export.export
-    import gguf_export.verify
+    import gguf_export.proof.verify
 
     for name in ("export", "verify", "quantize"):
         assert callable(getattr(gguf_export, name))

@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguf_export import block_quantizers, ggml
-from gguf_export.block_quantizers import QuantizerWarning, check_rows, row_quantizer
 from gguf_export.errors import ExportError, MissingLibraryError, UnsupportedError
-from gguf_export.ggml import BLOCK_TYPES
-from gguf_export.lanes import kernels, rounding, scale_alone, scale_and_minimum
-from gguf_export.lanes.kernel import Kernel
-from gguf_export.lanes.kernels import KERNELS, WIDTH
-from gguf_export.lanes.machine import Machine, assembly, compile_kernel
+from gguf_export.quantizers import block_quantizers, ggml
+from gguf_export.quantizers.block_quantizers import QuantizerWarning, check_rows, row_quantizer
+from gguf_export.quantizers.ggml import BLOCK_TYPES
+from gguf_export.quantizers.lanes import kernels, rounding, scale_alone, scale_and_minimum
+from gguf_export.quantizers.lanes.kernel import Kernel
+from gguf_export.quantizers.lanes.kernels import KERNELS, WIDTH
+from gguf_export.quantizers.lanes.machine import Machine, assembly, compile_kernel
 
 F32 = np.float32
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
@@ -280,7 +280,7 @@ def test_without_llama_cpp_python_there_is_nothing_to_check_against(monkeypatch)
 
 
 def test_llvmlite_is_imported_when_it_is_used():
-    program = "import sys, gguf_export, gguf_export.block_quantizers; print('llvmlite' in sys.modules)"
+    program = "import sys, gguf_export, gguf_export.quantizers.block_quantizers; print('llvmlite' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 

@@ -13,8 +13,8 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_export.mixture import ModelFacts, file_order, is_quantized, target_types
 from gguf_export.quantize import QUANT_TYPES
+from gguf_export.quantizers.mixture import ModelFacts, file_order, is_quantized, target_types
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from gguf_export.checkpoints.nf4 import FourBitTensor
+from gguf_export.checkpoints.weights import Checkpoint
 from gguf_export.errors import BrokenFileError, UnsupportedError
-from gguf_export.nf4 import FourBitTensor
-from gguf_export.weights import Checkpoint
 
 torch = pytest.importorskip("torch")
 functional = pytest.importorskip("bitsandbytes").functional

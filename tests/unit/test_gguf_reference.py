@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguf_export.errors import BrokenFileError
-from gguf_export.reference import Reference, ReferenceSequence, kl_divergence, log_softmax
+from gguf_export.proof.reference import Reference, ReferenceSequence, kl_divergence, log_softmax
 
 
 def _row(logits: np.ndarray, top_k: int, start: int = 2) -> ReferenceSequence:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gguf_export.errors import BrokenFileError, UnsupportedError
-from gguf_export.pretokenizers import _LLAMA3, _QWEN2, pre_tokenizer_name
-from gguf_export.tokenizer import (
+from gguf_export.vocabulary.pretokenizers import _LLAMA3, _QWEN2, pre_tokenizer_name
+from gguf_export.vocabulary.tokenizer import (
     CONTROL,
     NORMAL,
     UNUSED,

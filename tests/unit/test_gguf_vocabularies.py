@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import lowvram_ft
-from gguf_export.pretokenizers import _DEEPSEEK_CODER, _LLAMA3, _QWEN2
-from gguf_export.tokenizer import CONTROL, USER_DEFINED, Vocabulary, load_vocabulary
+from gguf_export.vocabulary.pretokenizers import _DEEPSEEK_CODER, _LLAMA3, _QWEN2
+from gguf_export.vocabulary.tokenizer import CONTROL, USER_DEFINED, Vocabulary, load_vocabulary
 from lowvram_ft.embedded_model import _write_tokenizer, gguf_path
 from lowvram_ft.errors import MissingExtraError
 from tests.gguf_models import CHATML_TEMPLATE

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from gguf_export.checkpoints.weights import Checkpoint, TensorInfo, slabs
 from gguf_export.errors import BrokenFileError, UnsupportedError
-from gguf_export.weights import Checkpoint, TensorInfo, slabs
 
 
 def _folder(tmp_path: Path, **tensors: np.ndarray) -> Path:

@@ -1,0 +1,1 @@
+"""Modelfiles: a chat template as Go's, and reading one back."""
