@@ -63,7 +63,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
         "lowvram_ft.training.engines.protocol.Engine",
         "lowvram_ft.training.engines.choice.choose",
     ),
-    "gguf": ("gguf_export.export.export", "gguf_export.verify.verify", "gguf_export.ollama.modelfile.modelfile"),
+    "gguf": ("gguf_export.export.export", "gguf_export.proof.verify.verify", "gguf_export.ollama.modelfile.modelfile"),
     "memory": (
         "lowvram_ft.memory.plan.plan_memory",
         "lowvram_ft.memory.fit.fit",
