@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from .files import (
     temporary_path,
 )
 from .merge import merged_rows, require_rounding
+from .workers import in_order
 
 _SAFETENSORS_NAMES: Final = {"bf16": "BF16", "f16": "F16", "f32": "F32"}
 _TORCH_NAMES: Final = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
@@ -154,9 +155,10 @@ def _write_shard(
     """Write one file, and say after each slab how many bytes of weights it had."""
     with path.open("wb", buffering=0) as file:
         _write_all(file, _header(checkpoint, shard, dtype))
-        for slab in _merged(checkpoint, adapter, shard.tensors, dtype):
-            _write_all(file, slab.view(np.uint8).data)
-            yield slab.nbytes
+        with closing(_merged(checkpoint, adapter, shard.tensors, dtype)) as merged:
+            for slab in merged:
+                _write_all(file, slab.view(np.uint8).data)
+                yield slab.nbytes
         os.fsync(file.fileno())
 
 
@@ -168,30 +170,14 @@ def _write_all(file: Any, data: bytes | memoryview) -> None:
 
 def _merged(
     checkpoint: Checkpoint, adapter: Adapter | None, names: Sequence[str], dtype: Rounding
-) -> Iterator[NDArray[Any]]:
+) -> Generator[NDArray[Any], None, None]:
     """The merged slabs of several tensors, in order; the next ones are made while one is written."""
 
     def merged(name: str, rows: slice) -> NDArray[Any]:
         values = merged_rows(checkpoint, adapter, name, rows, dtype)
         return np.ascontiguousarray(values.astype(ROUNDED[dtype], copy=False)).reshape(-1)
 
-    from threadpoolctl import threadpool_limits
-
-    executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="merge")
-    # As in writing.py: a thread for each slab, and none of BLAS beside.
-    limits = threadpool_limits(limits=1, user_api="blas")
-    waiting: deque[Future[NDArray[Any]]] = deque()
-    try:
-        for name in names:
-            for rows in slabs(checkpoint.tensors[name]):
-                waiting.append(executor.submit(merged, name, rows))
-                if len(waiting) > 4:
-                    yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
-        limits.restore_original_limits()
+    return in_order(partial(merged, name, rows) for name in names for rows in slabs(checkpoint.tensors[name]))
 
 
 def _header(checkpoint: Checkpoint, shard: _Shard, dtype: Rounding) -> bytes:

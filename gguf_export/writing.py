@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,10 @@ from .families.architectures import TensorPlan
 from .merge import planned_rows
 from .quantizers.block_quantizers import RowQuantizer, row_quantizer, weighted_quantizer
 from .quantizers.ggml import BLOCK_TYPES
+from .workers import in_order
+
+_Slab = tuple[int, NDArray[np.uint8], bool]
+"""How many weights, their bytes, and whether the tensor ends with them."""
 
 _ALIGNMENT: Final = 32
 _EXACT: Final = {"F32": ROUNDED["f32"], "F16": ROUNDED["f16"], "BF16": ROUNDED["bf16"]}
@@ -185,45 +189,30 @@ def write_gguf(
         row_quantizer(name)  # compiled once, here, not by several threads at a time
     n_values, done, n_tensors = sum(tensor.n_values for tensor in tensors), 0, 0
     report(0.0)
-    for count, encoded, ends in _encoded(tensors, source, n_threads or len(os.sched_getaffinity(0))):
-        if n_tensors == rope_position and rope_factors is not None:
-            out.append(rope_factors.tobytes())
-            out.pad()
-            rope_factors = None
-        out.append(encoded.data)
-        if ends:
-            out.pad()
-            n_tensors += 1
-        done += count
-        report(done / n_values)
+    with closing(in_order(_jobs(tensors, source), n_threads)) as finished:
+        for count, encoded, ends in finished:
+            if n_tensors == rope_position and rope_factors is not None:
+                out.append(rope_factors.tobytes())
+                out.pad()
+                rope_factors = None
+            out.append(encoded.data)
+            if ends:
+                out.pad()
+                n_tensors += 1
+            done += count
+            report(done / n_values)
     return out.close(), out.n_bytes
 
 
-def _encoded(
-    tensors: Sequence[StoredTensor], source: Source, n_threads: int
-) -> Iterator[tuple[int, NDArray[np.uint8], bool]]:
-    """Slabs in the order of the file: how many weights, their bytes, and whether the tensor ends with them."""
-    from threadpoolctl import threadpool_limits
-
-    executor = ThreadPoolExecutor(n_threads, thread_name_prefix="encode")
-    waiting: deque[Future[tuple[int, NDArray[np.uint8], bool]]] = deque()
-    # Every core has a slab of its own: BLAS threads on top of that wait for each other, and doubled the time.
-    limits = threadpool_limits(limits=1, user_api="blas")
-    try:
-        for tensor in tensors:
-            n_rows = tensor.plan.shape[0]
-            for rows in slabs(tensor.plan, tensor.plan.rows_per_unit):
-                waiting.append(executor.submit(_encode, tensor, source, rows, rows.stop == n_rows))
-                if len(waiting) > 2 * n_threads:
-                    yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(cancel_futures=True)
-        limits.restore_original_limits()
+def _jobs(tensors: Sequence[StoredTensor], source: Source) -> Iterator[Callable[[], _Slab]]:
+    """One for each slab, in the order of the file."""
+    for tensor in tensors:
+        n_rows = tensor.plan.shape[0]
+        for rows in slabs(tensor.plan, tensor.plan.rows_per_unit):
+            yield partial(_encode, tensor, source, rows, rows.stop == n_rows)
 
 
-def _encode(tensor: StoredTensor, source: Source, rows: slice, ends: bool) -> tuple[int, NDArray[np.uint8], bool]:
+def _encode(tensor: StoredTensor, source: Source, rows: slice, ends: bool) -> _Slab:
     # llama.cpp's converter stores norms and biases as they come out of the merge, whatever the type of the file.
     rounding: Rounding = "f32" if tensor.type_name == "F32" else source.rounding
     values = planned_rows(source.checkpoint, source.adapter, tensor.plan, rows, rounding)
