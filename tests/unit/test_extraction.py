@@ -158,7 +158,8 @@ def test_in_a_string():
         "{}", "\ufeff{}", "```python\n{}```", "~~~\n{}~~~", "````python\n{}````\nDone.", "{}```\n", "{}\nDone\n",
         "{}\nNote: done\n", "<think>\nWhat about\n```python\ndef test_x(): pass\n```\n</think>\n\n{}",
         "Let me see: def test_y(): 1\n</think>\n```python\n{}```", "<thinking>a</thinking><think>b</think>{}",
-        "```python title=\"test_half.py\"\n{}```", "The tests:\n\n```python\n{}```\nexcept for the large ones:\nelse: none",
+        "```python title=\"test_half.py\"\n{}```",
+        "The tests:\n\n```python\n{}```\nexcept for the large ones:\nelse: none",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("file", [TEST, CLASSES])
@@ -236,8 +237,11 @@ def functions(text: str) -> dict[str, str]:
 def test_wherever_the_limit_falls_every_function_that_is_left_is_a_whole_one(place, before):
     answer = before + CLASSES[:place]
     found = extract_test(answer, cut_off=True)
-    if found == answer.strip() + "\n":
-        assert place < CLASSES.index("class"), "what comes back as it is holds no function"
+    try:
+        ast.parse(found)
+    except SyntaxError:
+        assert found == answer.strip() + "\n"
+        assert place <= CLASSES.index("class"), "there was something to take"
         return
     whole = functions(CLASSES)
     assert all(whole[name] == tree for name, tree in functions(found).items())
@@ -258,8 +262,11 @@ def test_at_the_limit_no_test_is_lost_but_the_last():
 
 
 PIECES = st.sampled_from(
-    ["```", "```python\n", "~~~\n", "\n", "\r\n", "\ufeff", "<think>", "</think>", TEST, FIRST, "def test_a():\n", "    ",
-     "assert 1\n", "class T:\n", "@x\n", "\"\"\"", "else:\n", "(", ")", "\\", "\0", "\ud800", "Done", "# c\n", "\t", "\x0c", "import "]
+    [
+        "```", "```python\n", "~~~\n", "\n", "\r\n", "\ufeff", "<think>", "</think>", TEST, FIRST, "def test_a():\n",
+        "    ", "assert 1\n", "class T:\n", "@x\n", "\"\"\"", "else:\n", "(", ")", "\\", "\0", "\ud800", "Done",
+        "# c\n", "\t", "\x0c", "import ",
+    ]
 )  # fmt: skip
 
 
