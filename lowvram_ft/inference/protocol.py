@@ -70,7 +70,8 @@ class Generator(Protocol):
             One list of ``n`` answers for each prompt, in the order of the prompts.
 
         Raises:
-            GenerationError: a prompt is longer than the context, or the model fails.
+            PromptTooLong: a prompt and its answer do not fit into the context.
+            GenerationError: the model fails.
         """
         ...
 

@@ -197,11 +197,26 @@ class BenchSection(Section):
     max_new_tokens: int = Field(default=384, gt=0)
 
 
+SUITES = "samples, humaneval, testgeneval[:PATH], self_correction[:PATH] or jsonl:PATH"
+"""Every suite, as a message names them."""
+
+
+def is_suite(text: str) -> bool:
+    """Whether a text names a suite."""
+    kind, sign, path = text.partition(":")
+    if kind in ("samples", "humaneval"):
+        return not sign
+    return (kind == "jsonl" and bool(path)) or (kind in ("testgeneval", "self_correction") and bool(sign) == bool(path))
+
+
 class EvalSection(Section):
     """What the model is judged on."""
 
     suites: Names = ("samples",)
-    """``samples``, ``humaneval``, or ``jsonl:PATH``."""
+    """``samples``, ``humaneval``, ``testgeneval[:PATH]``, ``self_correction[:PATH]``, or ``jsonl:PATH``."""
+    repos: str | None = None
+    """Folder with checkouts of the repositories that tasks of testgeneval come from; leave out to judge those by their
+    text alone."""
     max_tasks: int | None = Field(default=None, gt=0)
     samples_per_task: int = Field(default=1, gt=0)
     """1: greedy. More: sampled at ``temperature``, for Pass@k."""
@@ -215,9 +230,8 @@ class EvalSection(Section):
     @classmethod
     def _known_suites(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
         for suite in suites:
-            kind, _, path = suite.partition(":")
-            if kind not in ("samples", "humaneval", "jsonl") or (kind == "jsonl") != bool(path):
-                raise ValueError(f'unknown suite "{suite}"; use samples, humaneval or jsonl:PATH')
+            if not is_suite(suite):
+                raise ValueError(f'unknown suite "{suite}"; use {SUITES}')
         return suites
 
 

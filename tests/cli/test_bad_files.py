@@ -174,8 +174,16 @@ def test_export_type_that_is_not_known(here: Cli, tiny_llama: Path) -> None:
 @pytest.mark.parametrize(
     ("suite", "problem"),
     [
-        ("nonsense", "--suite: unknown suite (got 'nonsense'); use samples, humaneval or jsonl:PATH"),
-        ("jsonl:", "--suite: unknown suite (got 'jsonl:'); use samples, humaneval or jsonl:PATH"),
+        (
+            "nonsense",
+            "--suite: unknown suite (got 'nonsense'); use samples, humaneval, testgeneval[:PATH], "
+            "self_correction[:PATH] or jsonl:PATH",
+        ),
+        (
+            "jsonl:",
+            "--suite: unknown suite (got 'jsonl:'); use samples, humaneval, testgeneval[:PATH], "
+            "self_correction[:PATH] or jsonl:PATH",
+        ),
         ("jsonl:no.jsonl", "no.jsonl: no such file; give a JSONL file with one object a line"),
         ("jsonl:empty.jsonl", "jsonl:empty.jsonl: holds no task; check the file"),
         ("jsonl:other.jsonl", "other.jsonl:1: needs task_id and code (columns: text); add them"),

@@ -66,7 +66,10 @@ def test_missing_recipe(cli: Cli) -> None:
         ),
         (
             '[eval]\nsuites = ["nonsense"]',
-            ['mine.toml: eval.suites: unknown suite "nonsense"; use samples, humaneval or jsonl:PATH'],
+            [
+                'mine.toml: eval.suites: unknown suite "nonsense"; use samples, humaneval, testgeneval[:PATH], '
+                "self_correction[:PATH] or jsonl:PATH"
+            ],
         ),
     ],
 )

@@ -15,7 +15,7 @@ from lowvram_ft.errors import LowvramError, MissingExtraError, RecipeError, cann
 CODES = {
     "LowvramError": 1, "TrainingError": 1, "GenerationError": 1, "ExportRejected": 1, "GateMissed": 1,
     "UsageError": 2, "RecipeError": 2, "DataError": 2, "ModelError": 2, "RunDirectoryError": 2,
-    "MachineError": 3, "MissingExtraError": 3,
+    "MachineError": 3, "MissingExtraError": 3, "PromptTooLong": 1,
 }  # fmt: skip
 KINDS = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 

@@ -355,11 +355,13 @@ GOLDEN = {
     ),
     "unknown suite": (
         '[eval]\nsuites = ["humanevil"]\n',
-        'eval.suites: unknown suite "humanevil"; use samples, humaneval or jsonl:PATH',
+        'eval.suites: unknown suite "humanevil"; use samples, humaneval, testgeneval[:PATH], '
+        "self_correction[:PATH] or jsonl:PATH",
     ),
     "suite without its path": (
         '[eval]\nsuites = ["jsonl:"]\n',
-        'eval.suites: unknown suite "jsonl:"; use samples, humaneval or jsonl:PATH',
+        'eval.suites: unknown suite "jsonl:"; use samples, humaneval, testgeneval[:PATH], '
+        "self_correction[:PATH] or jsonl:PATH",
     ),
     "other schema": ("schema_version = 2\n", "schema_version: input should be 1 (got 2)"),
     "missing extends": (

@@ -13,6 +13,7 @@ from lowvram_ft.data.sources.source import Object, Source, column
 
 SAMPLE_FILES = {"functions": "functions.jsonl", "modules": "modules.jsonl", "traces": "traces.jsonl"}
 HELD_OUT = "held_out.jsonl"
+SELF_CORRECTION = "self_correction.json"
 
 
 def sample_path(name: str) -> Path:
