@@ -57,6 +57,98 @@ def test_a_file_of_tasks_is_read(tmp_path):
     assert [task.id for task in load_suite(suite, 1)] == ["1"]
 
 
+FULL = {
+    "task_id": "a", "code": "def f(x):\n    return x + 1\n", "module": "pkg.m", "entry_point": "f",
+    "wrong_solutions": ["def f(x):\n    return x\n"], "reference_test": "def test_f():\n    assert f(1) == 2\n",
+}  # fmt: skip
+
+
+def test_what_a_task_says_more_is_kept(tmp_path):
+    (task,) = load_suite(write(tmp_path, FULL))
+    assert (task.entry_point, task.module, task.refinements) == ("f", "pkg.m", 0)
+    assert task.wrong_solutions == (FULL["wrong_solutions"][0],)
+    assert task.reference_test == FULL["reference_test"]
+    (empty,) = load_suite(write(tmp_path, dict.fromkeys(FULL) | {"task_id": 0, "code": "x = 1"}))
+    assert (empty.id, empty.module, empty.entry_point, empty.wrong_solutions) == ("0", "solution", "", ())
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"code": "def f(:"}, "code does not parse; mend it"),
+        ({"code": "def g(x): return x"}, "code does not define f; name what is there as entry_point"),
+        ({"entry_point": "F"}, "code does not define F; name what is there as entry_point"),
+        ({"entry_point": 3}, "entry_point is no text; write one"),
+        ({"module": "a b"}, "module 'a b' is no name that can be imported; give another"),
+        ({"module": 3}, "module is no text; write one"),
+        ({"wrong_solutions": "def f(): ..."}, "wrong_solutions is no list of code; write one"),
+        ({"wrong_solutions": [3]}, "wrong_solutions is no list of code; write one"),
+        ({"wrong_solutions": ["def f(:"]}, "wrong_solutions[0] does not parse; mend it"),
+        (
+            {"wrong_solutions": ["def f(): ...", "def g(): ..."]},
+            "wrong_solutions[1] does not define f; name what is there as entry_point",
+        ),
+        ({"reference_test": "def test("}, "reference_test does not parse; mend it"),
+        ({"task_id": ""}, "needs task_id and code"),
+        ({"task_id": True}, "needs task_id and code"),
+    ],
+)
+def test_a_task_that_cannot_be_used_says_where_and_why(tmp_path, change, problem):
+    load_suite(write(tmp_path, FULL))
+    with pytest.raises(DataError) as told:
+        load_suite(write(tmp_path, FULL | change))
+    assert f"tasks.jsonl:1: {problem}" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "code", ["f = lambda x: x", "from math import sqrt as f", "try:\n    import f\nexcept X:\n    f = 1"]
+)
+def test_an_entry_point_may_be_bound_in_any_way(tmp_path, code):
+    (task,) = load_suite(write(tmp_path, FULL | {"code": code}))
+    assert task.entry_point == "f"
+
+
+def test_an_entry_point_within_a_function_is_none(tmp_path):
+    with pytest.raises(DataError, match="does not define f"):
+        load_suite(write(tmp_path, FULL | {"code": "def outer():\n    def f(): ...\n    return f"}))
+
+
+def test_every_problem_of_a_file_is_told_in_one_go(tmp_path):
+    suite = write(tmp_path, FULL, {"task_id": 1}, FULL, FULL | {"task_id": "c", "code": "(", "reference_test": "("})
+    path = suite.partition(":")[2]
+    with open(path, "a") as file:
+        file.write("not JSON\n[1]\n")
+    with pytest.raises(DataError) as told:
+        load_suite(suite)
+    assert str(told.value).splitlines() == [
+        f"{path}:2: needs task_id and code (columns: task_id); add them",
+        f"{path}:3: task_id 'a' is at 1 already; give it another",
+        f"{path}:4: code does not parse; mend it",
+        f"{path}:4: reference_test does not parse; mend it",
+        f"{path}:5: is no object (not JSON: Expecting value); mend the line",
+        f"{path}:6: is no object (a list, not an object); mend the line",
+    ]
+    with open(path, "a") as file:
+        file.write("x\n" * 20)
+    with pytest.raises(DataError, match=r"\nand 6 more$"):
+        load_suite(suite)
+
+
+@pytest.mark.parametrize(
+    "suite", ["jsonl:", "jsonl", "samples:x", "humaneval:", "testgeneval:", "self_correction:", ""]
+)
+def test_a_suite_is_named_in_full(suite):
+    with pytest.raises(UsageError, match="unknown suite"):
+        load_suite(suite)
+    with pytest.raises(ValueError, match="unknown suite"):
+        EvalSection(suites=(suite,))
+
+
+def test_a_recipe_may_name_every_suite():
+    suites = ("samples", "humaneval", "testgeneval", "testgeneval:x", "self_correction", "self_correction:x", "jsonl:x")
+    assert EvalSection(suites=suites).suites == suites
+
+
 @pytest.mark.parametrize(
     "row", [{"code": "x"}, {"task_id": "a"}, {"task_id": "a", "code": " "}, {"task_id": "a", "code": 3}]
 )

@@ -17,7 +17,7 @@ from lowvram_ft.evaluation.suites.task import REFINEMENTS, Task, make_task
 
 _SHOWN = 20
 """Problems named in a message; the rest are counted."""
-_OPTIONAL = ("module", "entry_point", "wrong_solutions", "reference_test")
+_OPTIONAL_TEXTS = ("module", "entry_point", "reference_test")
 
 
 def jsonl_tasks(suite: str, path: Path) -> list[Task]:
@@ -33,8 +33,8 @@ def jsonl_tasks(suite: str, path: Path) -> list[Task]:
     """
     broken = BrokenLines()
     rows = list(read_rows(path, "skip", broken))
-    problems = [(number, f"is no object ({reason})") for number, reason in broken.found]
-    return _tasks(suite, str(path), [(number, value) for number, value in rows], "task_id", problems)
+    problems = [(number, f"is no object ({reason}); mend the line") for number, reason in broken.found]
+    return _tasks(suite, str(path), rows, "task_id", problems)
 
 
 def self_correction_tasks(suite: str, path: Path | None) -> list[Task]:
@@ -72,7 +72,7 @@ def _tasks(
     for number, value in values:
         found = _problems(value, name)
         if not found and first.setdefault(str(value[name]), number) != number:
-            found = [f"{name} {value[name]!r} is that of {first[str(value[name])]} already"]
+            found = [f"{name} {value[name]!r} is at {first[str(value[name])]} already; give it another"]
         if found:
             problems += [(number, problem) for problem in found]
         else:
@@ -80,7 +80,7 @@ def _tasks(
     if problems:
         lines = [f"{file}:{number}: {problem}" for number, problem in sorted(problems)]
         more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise DataError("\n".join([*lines[:_SHOWN], *more]) + "; mend the file (see docs/evaluation.md)")
+        raise DataError("\n".join([*lines[:_SHOWN], *more]))
     return tasks
 
 
@@ -100,32 +100,34 @@ def _task(suite: str, value: Mapping[str, Any], name: str, refinements: int) -> 
 def _problems(value: Any, name: str) -> list[str]:
     """What is wrong with an entry, each thing by its key."""
     if not isinstance(value, dict):
-        return [f"is no object (got a {type(value).__name__})"]
+        return [f"is no object (got a {type(value).__name__}); write one"]
     code = value.get("code")
     if not isinstance(code, str) or not code.strip() or not _is_name(value.get(name)):
         return [f"needs {name} and code (columns: {', '.join(sorted(value)) or 'none'}); add them"]
     wrong = value.get("wrong_solutions") or []
-    kinds = [f"{key} is no text" for key in _OPTIONAL if key != "wrong_solutions" and not _is_text(value.get(key))]
+    kinds = [f"{key} is no text; write one" for key in _OPTIONAL_TEXTS if not _is_text(value.get(key))]
     if not isinstance(wrong, list) or not all(isinstance(text, str) and text.strip() for text in wrong):
-        kinds.append("wrong_solutions is no list of code")
+        kinds.append("wrong_solutions is no list of code; write one")
     if kinds:
         return kinds
     texts = [("code", code)] + [(f"wrong_solutions[{place}]", text) for place, text in enumerate(wrong)]
     entry, module = value.get("entry_point") or "", value.get("module") or SOLUTION
-    found = [] if all(part.isidentifier() for part in module.split(".")) else [f"module {module!r} cannot be imported"]
+    found = []
+    if not all(part.isidentifier() for part in module.split(".")):
+        found.append(f"module {module!r} is no name that can be imported; give another")
     for key, text in texts:
         found += _code_problems(key, text, entry)
     if (value.get("reference_test") or "").strip() and parse(value["reference_test"]) is None:
-        found.append("reference_test does not parse")
+        found.append("reference_test does not parse; mend it")
     return found
 
 
 def _code_problems(key: str, text: str, entry: str) -> list[str]:
     tree = parse(text)
     if tree is None:
-        return [f"{key} does not parse"]
+        return [f"{key} does not parse; mend it"]
     if entry and entry not in _defined(tree):
-        return [f"{key} does not define {entry} (the entry_point)"]
+        return [f"{key} does not define {entry}; name what is there as entry_point"]
     return []
 
 
