@@ -141,7 +141,7 @@ def serving(behaviour: Behaviour | Sequence[Behaviour]) -> Iterator[Server]:
             try:
                 chosen = behaviour if callable(behaviour) else behaviour[min(number, len(behaviour) - 1)]
                 chosen(request)
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError:
                 self.close_connection = True  # the client went away, as some tests want it
             finally:
                 with server._lock:
@@ -177,8 +177,8 @@ def forward(port: int) -> Behaviour:
     return pass_on
 
 
-def cut_after(port: int, n_bytes: int) -> Behaviour:
-    """Pass a request on, and close the connection after so many bytes of the response's body."""
+def cut_after(port: int, share: float) -> Behaviour:
+    """Pass a request on, and close the connection after a share of the response's body."""
 
     def pass_on(request: Request) -> None:
         with _forwarded(port, request) as response:
@@ -187,7 +187,7 @@ def cut_after(port: int, n_bytes: int) -> Behaviour:
         request.handler.send_header("Content-Type", response.headers["Content-Type"])
         request.handler.send_header("Content-Length", str(len(data)))
         request.handler.end_headers()
-        request.handler.wfile.write(data[:n_bytes])
+        request.handler.wfile.write(data[: int(len(data) * share)])
         request.handler.wfile.flush()
         request.drop()
 
