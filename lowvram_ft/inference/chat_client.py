@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lowvram_ft.errors import GenerationError, LowvramError, ModelError
+from lowvram_ft.errors import GenerationError, LowvramError, ModelError, PromptTooLong
 from lowvram_ft.inference import chat_answer
 from lowvram_ft.inference.chat_answer import BrokenReplyError, EventStream, RefusedError, Reply
 from lowvram_ft.inference.endpoint import KEY_VARIABLE, Endpoint
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 OPTIONAL = ("n", "seed", "min_p", "top_p", "top_k", "repeat_penalty", "repetition_penalty", "stream_options")
 """Parameters that a server may refuse, and that an answer can be had without."""
+
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|exceeds? the available context|exceed context window|maximum context"
+)
+"""What OpenAI, vLLM, llama-server and llama-cpp-python say of a prompt that does not fit. Ollama cuts it instead."""
 
 
 class _AskedTooMuchError(Exception):
@@ -171,7 +176,9 @@ class ChatClient:
             self._in_one_piece |= error.ended and not whole
             raise PassingError(self._scrubbed(str(error)), cut=not whole) from error
         except RefusedError as error:
-            raise GenerationError(f"{self.endpoint.url}: refuses ({self._scrubbed(str(error))})") from error
+            said = self._scrubbed(str(error))
+            kind = PromptTooLong if _TOO_LONG.search(said) else GenerationError
+            raise kind(f"{self.endpoint.url}: refuses ({said})") from error
 
     async def _read(self, response: httpx.Response, deadline: asyncio.Timeout, began: float) -> TimedReply:
         """A reply, as a stream or in one piece, whatever was asked for."""
@@ -213,9 +220,8 @@ class ChatClient:
             raise self._wants_key(status)
         if status in (400, 422):
             self._leave_out(text, sent)
-            raise GenerationError(
-                f"{url}: refuses the request ({said}); shorten the code, or raise the server's context"
-            )
+            kind = PromptTooLong if _TOO_LONG.search(text) else GenerationError
+            raise kind(f"{url}: refuses the request ({said}); shorten the code, or raise the server's context")
         if status == 404:
             raise await self._missing(http, said, sent["model"])
         if 300 <= status < 400:

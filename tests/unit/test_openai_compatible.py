@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowvram_ft.errors import GenerationError, LowvramError, ModelError, UsageError
+from lowvram_ft.errors import GenerationError, LowvramError, ModelError, PromptTooLong, UsageError
 from lowvram_ft.inference import Completion, Sampling
 from lowvram_ft.inference.chat_answer import BrokenReplyError, EventStream, RefusedError, Reply, words_of
 from lowvram_ft.inference.endpoint import KEY_VARIABLE, parse_endpoint
@@ -71,6 +71,21 @@ def test_sampling_is_passed_on_and_every_answer_has_a_seed_of_its_own() -> None:
     assert len({body["seed"] for body in second[-4:]}) == 4
     assert {body["seed"] for body in bodies} == {request_seed(3, p, i) for p in (0, 1) for i in (0, 1)}
     assert request_seed(3, 0, 1) != request_seed(4, 0, 1) and 0 <= request_seed(3, 0, 1) < 2**31
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('{"error": {"message": "no room", "code": "context_length_exceeded"}}', PromptTooLong),
+        ('{"error": {"message": "no room", "type": "exceed_context_size_error"}}', PromptTooLong),
+        ('{"error": {"message": "This model\'s maximum context length is 512 tokens"}}', PromptTooLong),
+        ('{"error": {"message": "no such role"}}', GenerationError),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_told_from_other_refusals(said: str, kind: type[GenerationError]) -> None:
+    with serving(lambda request: request.answer(400, said)) as server, pytest.raises(GenerationError) as told:
+        ask(server)
+    assert type(told.value) is kind
 
 
 def test_several_answers_are_asked_for_at_once_where_the_server_can() -> None:
