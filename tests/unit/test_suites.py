@@ -11,7 +11,7 @@ from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import DataError, MissingExtraError, UsageError
 from lowvram_ft.evaluation import evaluate as evaluate_module
 from lowvram_ft.evaluation.evaluate import CHUNK, evaluate
-from lowvram_ft.evaluation.suites import Task, load_suite, load_suites
+from lowvram_ft.evaluation.suites import Task, load_suite, load_suites, prompts_to_time
 from lowvram_ft.execution import Judgement, TestResult, Verdict
 from lowvram_ft.inference import Completion
 from lowvram_ft.progress import Progress
@@ -170,6 +170,16 @@ def test_max_tasks_holds_for_each_suite(tmp_path):
     suite = write(tmp_path, *[{"task_id": i, "code": "x"} for i in range(9)])
     tasks = load_suites(EvalSection(suites=("samples", suite), max_tasks=3))
     assert [task.suite for task in tasks] == ["samples"] * 3 + [suite] * 3
+
+
+def test_latency_is_timed_on_prompts_that_fit():
+    samples = [task.prompt for task in load_suite("samples", 2)]
+    both = EvalSection(suites=("testgeneval:gone.jsonl", "samples"), max_tasks=2)
+    assert prompts_to_time(both) == samples
+    assert prompts_to_time(EvalSection(suites=("testgeneval",), max_tasks=2)) == samples
+    assert prompts_to_time(EvalSection(suites=("self_correction",))) == [
+        t.prompt for t in load_suite("self_correction")
+    ]
 
 
 # --- an evaluation, with a model and an executor that are made up

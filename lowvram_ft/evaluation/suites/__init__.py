@@ -24,7 +24,7 @@ from lowvram_ft.evaluation.suites.testgeneval import testgeneval_tasks
 from lowvram_ft.recipe import EvalSection
 from lowvram_ft.recipe.sections import SUITES, is_suite
 
-__all__ = ["Task", "load_suite", "load_suites", "make_task"]
+__all__ = ["Task", "load_suite", "load_suites", "make_task", "prompts_to_time"]
 
 
 def load_suite(suite: str, max_tasks: int | None = None, repos: Path | None = None) -> list[Task]:
@@ -67,3 +67,13 @@ def load_suites(section: EvalSection) -> list[Task]:
     """The tasks of all suites of a recipe; ``max_tasks`` holds for each."""
     repos = Path(section.repos) if section.repos is not None else None
     return [task for suite in section.suites for task in load_suite(suite, section.max_tasks, repos)]
+
+
+def prompts_to_time(section: EvalSection) -> list[str]:
+    """Prompts of a recipe's suites for the latency gate, which is about one user's file.
+
+    Those of ``testgeneval`` are left out: most do not fit into the context. Where it is the only suite, ``samples``
+    stand in.
+    """
+    names = tuple(name for name in section.suites if not name.startswith("testgeneval")) or ("samples",)
+    return [task.prompt for task in load_suites(section.model_copy(update={"suites": names}))]
