@@ -56,6 +56,13 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
         "lowvram_ft.inference.protocol.Completion",
         "lowvram_ft.inference.protocol.Generator",
     ),
+    "opening": (
+        "lowvram_ft.inference.opening.open_model",
+        "lowvram_ft.inference.opening.choose_model",
+        "lowvram_ft.inference.openai_compatible.OpenAICompatible",
+        "lowvram_ft.inference.retrying.Policy",
+        "lowvram_ft.testgen.writer.TestWriter",
+    ),
     "extraction": ("lowvram_ft.inference.extraction.extract_test",),
     "engine": (
         "lowvram_ft.training.engines.protocol.LoadPlan",

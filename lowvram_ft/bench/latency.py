@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowvram_ft.errors import UsageError
-from lowvram_ft.inference import Completion, Sampling, percentile
+from lowvram_ft.inference import Completion, Generator, Sampling, percentile
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import BenchSection
@@ -89,13 +89,7 @@ def bench(
         raise UsageError("bench: no prompt to time; give a suite that has tasks")
     generator = LlamaCpp(model, n_ctx=n_ctx, n_parallel=1)
     try:
-        generator.generate(chosen[:1], Sampling(max_new_tokens=WARM_UP_TOKENS))
-        sampling = Sampling(max_new_tokens=section.max_new_tokens)
-        answers: list[Completion] = []
-        for number, prompt in enumerate(chosen, 1):
-            generator.forget()
-            answers.append(generator.generate([prompt], sampling)[0][0])
-            progress.step("bench", number, len(chosen), f"{answers[-1].seconds:.1f} s a file")
+        answers = _answers(generator, chosen, section, progress)
         return summarize(
             generator.name,
             answers,
@@ -110,6 +104,43 @@ def bench(
         )
     finally:
         generator.close()
+
+
+def bench_server(
+    generator: Generator, prompts: Sequence[str], section: BenchSection, progress: Progress
+) -> BenchResult:
+    """Time whole answers of a model that runs elsewhere, one after the other, after a warm-up.
+
+    Args:
+        generator: the model.
+        prompts: user messages; the first ``max_prompts`` are used.
+        section: the gate and the limits.
+        progress: where a person reads how far it is.
+
+    Raises:
+        UsageError: there is no prompt.
+        GenerationError: the server fails.
+    """
+    chosen = list(prompts)[: section.max_prompts]
+    if not chosen:
+        raise UsageError("bench: no prompt to time; give a suite that has tasks")
+    answers = _answers(generator, chosen, section, progress)
+    return summarize(generator.name, answers, section.gate_s, decoding="server")
+
+
+def _answers(
+    generator: Generator, prompts: Sequence[str], section: BenchSection, progress: Progress
+) -> list[Completion]:
+    """Whole answers, one prompt at a time, after a warm-up."""
+    generator.generate(prompts[:1], Sampling(max_new_tokens=WARM_UP_TOKENS))
+    sampling = Sampling(max_new_tokens=section.max_new_tokens)
+    answers: list[Completion] = []
+    for number, prompt in enumerate(prompts, 1):
+        if isinstance(generator, LlamaCpp):
+            generator.forget()
+        answers.append(generator.generate([prompt], sampling)[0][0])
+        progress.step("bench", number, len(prompts), f"{answers[-1].seconds:.1f} s a file")
+    return answers
 
 
 def summarize(
@@ -158,8 +189,9 @@ def summarize(
 
 
 def decode_rate(answer: Completion) -> float | None:
-    """Tokens a second after the first; None of an answer of one token."""
-    return (answer.n_tokens - 1) / (answer.seconds - answer.first_token_s) if answer.n_tokens > 1 else None
+    """Tokens a second after the first; None of an answer of one token, and of one that came in one piece."""
+    seconds = answer.seconds - answer.first_token_s
+    return (answer.n_tokens - 1) / seconds if answer.n_tokens > 1 and seconds > 0 else None
 
 
 def peak_rss_bytes() -> int | None:

@@ -20,6 +20,8 @@ def latency(found: BenchResult) -> list[str]:
         f"decoding         {found.decode_tok_per_s:.1f} tokens/s (median), {how(found)}",
         f"whole file       {found.file_s_p50:.2f} s (median), {found.file_s_p95:.2f} s (p95)",
     ]
+    if not found.prompt_tokens:  # a server that does not count them
+        lines = [line for line in lines if not line.startswith("prefill")]
     if found.memory is not None:
         parts = [("model", "model_bytes"), ("KV cache", "kv_cache_bytes"), ("process at its peak", "peak_rss_bytes")]
         sizes = [(name, found.memory[key]) for name, key in parts]
@@ -32,7 +34,7 @@ def how(found: BenchResult) -> str:
     """How answers were decoded."""
     if found.decoding == "lookup":
         return f"prompt lookup, {found.tokens_per_batch:.2f} tokens a batch"
-    return "one token at a time"
+    return "as the server does it" if found.decoding == "server" else "one token at a time"
 
 
 def trials(found: Sequence[Trial]) -> list[str]:

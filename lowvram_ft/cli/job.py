@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowvram_ft.cli.options import (
-    FILE,
     FOLDER,
     console,
     json_option,
@@ -123,7 +122,7 @@ def _stages(job: Job) -> dict[str, Any]:
 
 
 @click.command("eval")
-@click.argument("model", type=FILE)
+@click.argument("model")
 @click.option(
     "--suite",
     "suites",
@@ -149,7 +148,7 @@ def _stages(job: Job) -> dict[str, Any]:
 @json_option
 @quiet_option
 def evaluate(
-    model: Path,
+    model: str,
     suites: tuple[str, ...],
     repos: Path | None,
     max_tasks: int | None,
@@ -160,8 +159,12 @@ def evaluate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Judge a GGUF by the tests it writes: do they parse, pass, cover, kill mutants?"""
+    """Judge a model by the tests it writes: do they parse, pass, cover, kill mutants?
+
+    MODEL is a GGUF, a hub id, or the address of an OpenAI-compatible server.
+    """
     from lowvram_ft.evaluation.run import evaluate_file
+    from lowvram_ft.inference.opening import choose_model
     from lowvram_ft.report.table import print_suites
 
     found = evaluate_file(
@@ -171,7 +174,7 @@ def evaluate(
         samples_per_task,
         max_new_tokens,
         n_ctx,
-        out or Path(f"eval-{model.stem}"),
+        out or Path(f"eval-{choose_model(model).short}"),
         progress(quiet),
         repos,
     )

@@ -8,6 +8,7 @@ import click
 
 from lowvram_ft.cli.options import (
     FILE,
+    MODEL_HELP,
     json_option,
     max_new_tokens_option,
     n_ctx_option,
@@ -19,7 +20,7 @@ from lowvram_ft.cli.options import (
 
 
 @click.command()
-@click.argument("model", type=FILE)
+@click.argument("model")
 @click.option("--suite", default="samples", show_default=True, help="Where the prompts come from.")
 @click.option(
     "--gate",
@@ -42,7 +43,7 @@ from lowvram_ft.cli.options import (
 @click.pass_context
 def bench(
     context: click.Context,
-    model: Path,
+    model: str,
     suite: str,
     gate_s: float,
     max_prompts: int,
@@ -53,23 +54,32 @@ def bench(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Time whole test files on this machine. Exit code 1 if p95 misses the gate (seconds)."""
+    """Time whole test files on this machine. Exit code 1 if p95 misses the gate (seconds).
+
+    MODEL is a GGUF, a hub id, or the address of an OpenAI-compatible server; --tune and --compare need a GGUF.
+    """
     from lowvram_ft import bench as timing
     from lowvram_ft.bench import table
     from lowvram_ft.evaluation.suites import load_suite
+    from lowvram_ft.inference.opening import choose_model, gguf_of, open_model
     from lowvram_ft.recipe import BenchSection
 
     section = BenchSection(gate_s=gate_s, max_prompts=max_prompts, max_new_tokens=max_new_tokens)
     prompts = [task.prompt for task in load_suite(suite)]
     says = progress(quiet)
-    trials = timing.tune(model, prompts[0], says, n_ctx=n_ctx)[1] if tune else []
-    found = timing.bench(model, prompts, section, says, n_ctx=n_ctx)
+    choice = choose_model(model)
+    if choice.kind == "url" and not (tune or compare):
+        found, trials = timing.bench_server(open_model(model), prompts, section, says), []
+    else:
+        file = gguf_of(choice)
+        trials = timing.tune(file, prompts[0], says, n_ctx=n_ctx)[1] if tune else []
+        found = timing.bench(file, prompts, section, says, n_ctx=n_ctx)
     ways: list[timing.Way] = []
     try:
         if not as_json:
             click.echo("\n".join([*table.trials(trials), *table.latency(found)]))
         if compare:
-            for way in timing.compare(model, prompts, section, says, n_ctx=n_ctx):
+            for way in timing.compare(file, prompts, section, says, n_ctx=n_ctx):
                 ways.append(way)
     finally:  # what was measured before Ctrl-C is worth having
         if ways and not as_json:
@@ -83,7 +93,7 @@ def bench(
 
 @click.command()
 @click.argument("source", type=FILE)
-@click.option("--model", type=FILE, help="A GGUF (default: the newest export under runs/).")
+@click.option("--model", help=f"{MODEL_HELP} Default: the newest export under runs/.")
 @click.option("--out", type=FILE, help="Another place for the test file.")
 @max_new_tokens_option(512)
 @n_ctx_option
@@ -95,7 +105,7 @@ def bench(
 def testgen(
     context: click.Context,
     source: Path,
-    model: Path | None,
+    model: str | None,
     out: Path | None,
     max_new_tokens: int,
     n_ctx: int,

@@ -1,4 +1,4 @@
-"""Evaluate one GGUF by itself."""
+"""Evaluate one model by itself."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from lowvram_ft.evaluation.evaluate import evaluate
 from lowvram_ft.evaluation.suites import load_suite
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
-from lowvram_ft.inference.llama import LlamaCpp
+from lowvram_ft.inference.opening import choose_model, identity, open_model
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import EvalSection
 
 
 def evaluate_file(
-    model: Path,
+    model: str | Path,
     suites: Sequence[str],
     max_tasks: int | None,
     samples_per_task: int,
@@ -25,10 +25,10 @@ def evaluate_file(
     progress: Progress,
     repos: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a GGUF on suites.
+    """Evaluate a model on suites.
 
     Args:
-        model: the file.
+        model: a GGUF, a hub id or an address; see `lowvram_ft.inference.opening.choose_model`.
         suites: see `lowvram_ft.evaluation.suites`.
         max_tasks: the first so many tasks of each; None for all.
         samples_per_task: 1 is greedy; more are sampled, for Pass@k.
@@ -44,9 +44,11 @@ def evaluate_file(
     Raises:
         UsageError: there is no such suite.
         DataError: a suite's file is missing or broken.
-        ModelError: the file is missing or broken.
+        ModelError: the file is missing or broken, or the hub or the server does not have the model.
+        GenerationError: no server answers at the address.
         MachineError: there is no sandbox to run its tests in.
     """
+    choice = choose_model(model)
     choose_sandbox()
     tasks = [task for suite in suites for task in load_suite(suite, max_tasks, repos)]
     section = EvalSection(
@@ -56,15 +58,7 @@ def evaluate_file(
         max_new_tokens=max_new_tokens,
     )
     samples = out / "samples.jsonl"
-    step = f"eval:{model.name}:{_identity(model)}:{samples_per_task}x{max_new_tokens}"
-    found = evaluate(lambda: LlamaCpp(model, n_ctx=n_ctx), tasks, section, samples, step, progress)
+    name = Path(choice.text).name if choice.kind == "gguf" else choice.text
+    step = f"eval:{name}:{identity(choice)}:{samples_per_task}x{max_new_tokens}"
+    found = evaluate(lambda: open_model(model, n_ctx=n_ctx), tasks, section, samples, step, progress)
     return {"model": str(model), "samples": str(samples), **found}
-
-
-def _identity(model: Path) -> str:
-    """What tells a file from another one that is written under its name later."""
-    try:
-        facts = model.stat()
-    except OSError:
-        return "missing"
-    return f"{facts.st_size:x}-{facts.st_mtime_ns:x}"

@@ -110,9 +110,7 @@ class OpenAICompatible:
             return model
         if names is None or len(names) != 1:
             known = f"it has: {', '.join(names)}" if names else "it lists none"
-            raise ModelError(
-                f"{self._client.endpoint.url}: which model? ({known}); add #NAME to the address, or give --model-name"
-            )
+            raise ModelError(f"{self._client.endpoint.url}: which model? ({known}); add #NAME to the address")
         return names[0]
 
 

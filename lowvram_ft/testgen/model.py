@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowvram_ft.errors import UsageError
-from lowvram_ft.inference.llama import LlamaCpp
+from lowvram_ft.inference import Generator, opening
 
 RUNS = Path("runs")
 
@@ -16,18 +16,23 @@ def newest_export(runs: Path = RUNS) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def open_model(model: Path | None, n_ctx: int) -> LlamaCpp:
-    """Open a GGUF.
+def open_model(
+    model: str | Path | None, n_ctx: int, *, n_parallel: int = 1, concurrency: int | None = None
+) -> Generator:
+    """Open the model that writes the tests.
 
     Args:
-        model: the file; None for the newest export under ``runs/``.
+        model: see `lowvram_ft.inference.opening.choose_model`; None for the newest export under ``runs/``.
         n_ctx: context in tokens.
+        n_parallel: sequences at a time of a GGUF.
+        concurrency: requests at a time to an address; 4 by default.
 
     Raises:
         UsageError: none was given, and none was exported here.
         ModelError: it cannot be loaded.
+        GenerationError: no server answers at its address.
     """
-    path = model or newest_export()
-    if path is None:
+    chosen = model or newest_export()
+    if chosen is None:
         raise UsageError("--model: no export under runs/; give a GGUF, or make one with: lowvram-ft demo")
-    return LlamaCpp(path, n_ctx=n_ctx, n_parallel=1)
+    return opening.open_model(chosen, n_ctx=n_ctx, n_parallel=n_parallel, concurrency=concurrency)

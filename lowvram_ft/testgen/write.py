@@ -143,7 +143,9 @@ def write_tests(
         sampling = Sampling(temperature=0.0 if attempts == 0 else 0.7, max_new_tokens=max_new_tokens, seed=attempts)
         attempts += 1
         progress.step(f"testgen {source.name}", attempts, MAX_ATTEMPTS, "attempts")
-        draft = _draft(code, module, root, extract_test(generator.generate([prompt], sampling)[0][0].text))
+        answer = generator.generate([prompt], sampling)[0][0]
+        test = extract_test(answer.text, cut_off=answer.finish == "length")
+        draft = _draft(code, module, root, test)
         if draft is not None and (best is None or _worth(draft) > _worth(best)):
             best = draft
     if best is None:
