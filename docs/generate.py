@@ -17,7 +17,7 @@ from pathlib import Path
 
 from blocks import BLOCKS, commands, error_classes
 
-from lowvram_ft.evaluation.metrics import METRICS
+from lowvram_ft.evaluation.metrics import AMOUNTS, ERRORS, METRICS
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(?ms)^<!-- generated: (?P<name>[\w-]+) -->\n(?P<body>.*?)^<!-- end generated -->$")
@@ -80,7 +80,7 @@ def undocumented(docs: Path = DOCS) -> list[str]:
     wanted = {
         "cli.md": [f"## {name}\n" for name, _ in commands()],
         "errors.md": [f"`{kind.__name__}`" for classes in error_classes().values() for kind in classes],
-        "evaluation.md": [f"`{metric}`" for metric in (*METRICS, "pass@1", "pass@3")],
+        "evaluation.md": [f"`{metric}`" for metric in (*METRICS, *ERRORS, *AMOUNTS, "pass@1", "pass@3")],
         "index.md": [f"({page.name})" for page in sorted(docs.glob("*.md")) if page.name != "index.md"],
     }
     return [

@@ -19,8 +19,9 @@ from lowvram_ft import bench as bench_module
 from lowvram_ft import models
 from lowvram_ft.data.jsonl import require_file
 from lowvram_ft.errors import GateMissed, MachineError
+from lowvram_ft.evaluation.comparison import compare_steps
 from lowvram_ft.evaluation.evaluate import evaluate, gates
-from lowvram_ft.evaluation.suites import load_suites
+from lowvram_ft.evaluation.suites import load_suites, prompts_to_time
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.export import create_in_ollama, export_model, provenance, verify_model
 from lowvram_ft.hardware import Hardware, detect
@@ -236,7 +237,7 @@ class Job:
             "bench",
             lambda: bench_module.bench(
                 gguf,
-                [task.prompt for task in load_suites(final.eval)],
+                prompts_to_time(final.eval),
                 final.bench,
                 self.progress,
                 n_ctx=final.export.n_ctx,
@@ -258,6 +259,11 @@ class Job:
                 self.progress,
             ),
         )
+
+    def compare(self) -> dict[str, Any]:
+        """Hold the evaluation after training against the one before, task by task."""
+        samples = self.run.samples
+        return self.step("compare", lambda: {"suites": compare_steps(samples, "eval:before", "eval:after")})
 
     def gates(self) -> list[dict[str, Any]]:
         """Every gate of the recipe, met or missed."""
@@ -299,6 +305,7 @@ def run_all(job: Job, *, enforce_gates: bool = False) -> None:
         job.bench(exported)
         job.evaluate("before", base)
         job.evaluate("after", exported)
+        job.compare()
         found = job.step("gates", lambda: {"gates": job.gates()})["gates"]
     missed = [gate for gate in found if not gate["met"]]
     if enforce_gates and missed:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lowvram_ft.data.row import build_prompt
 from lowvram_ft.errors import PromptTooLong
+from lowvram_ft.evaluation.intervals import share_interval
 from lowvram_ft.evaluation.suites import Task
 from lowvram_ft.execution import Limits, Verdict, run_many, run_tests
 from lowvram_ft.inference import Completion, Generator, Sampling
@@ -18,6 +19,7 @@ from lowvram_ft.inference.extraction import extract_test
 
 TOO_LONG = Completion("", 0, 0, "length", 0.0, 0.0)
 """Stands for the answer to a prompt that does not fit into the context."""
+TOO_LONG_REASON = "prompt too long: it and the answer do not fit into the context"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Written:
         task: the task.
         sample: number of the sample, from 0.
         attempts: the first answer, then one for each refinement.
-        ended: why there is no further one: ``passed``, or ``too_long`` for a prompt that does not fit; else empty.
+        ended: why there is no further one: ``passed``, ``too_long`` for a prompt that does not fit, or ``repeats`` for a
+            greedy answer with the same file again, after which nothing else can come; else empty.
     """
 
     task: Task
@@ -127,7 +130,9 @@ def _refine(model: Generator, written: Sequence[Written], sampling: Sampling) ->
         if attempt.answer is TOO_LONG:
             one.ended = "too_long"
         else:
+            same = attempt.test == one.attempts[-1].test
             one.attempts.append(attempt)
+            one.ended = "repeats" if same and sampling.temperature <= 0 else ""
 
 
 def _run(one: Written) -> Verdict:
@@ -159,9 +164,13 @@ def _ask(model: Generator, prompts: Sequence[str], sampling: Sampling, n: int) -
     answers = _answers(model, prompts, sampling, n)
     share = (time.perf_counter() - began) / (len(prompts) * n)
     return [
-        [Attempt(prompt, answer, extract_test(answer.text), 0.0 if answer is TOO_LONG else share) for answer in row]
+        [Attempt(prompt, answer, _test_of(answer), 0.0 if answer is TOO_LONG else share) for answer in row]
         for prompt, row in zip(prompts, answers, strict=True)
     ]
+
+
+def _test_of(answer: Completion) -> str:
+    return extract_test(answer.text, cut_off=answer.finish == "length")
 
 
 def _answers(model: Generator, prompts: Sequence[str], sampling: Sampling, n: int) -> list[list[Completion]]:
@@ -174,14 +183,15 @@ def _answers(model: Generator, prompts: Sequence[str], sampling: Sampling, n: in
         return [row for prompt in prompts for row in _answers(model, [prompt], sampling, n)]
 
 
-def pass_by_answers(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def pass_by_answers(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """How many tasks are solved with the first answer, within two, within three, …: each refinement is an answer.
 
     Args:
         records: of ``samples.jsonl``; those without ``attempts`` are passed over.
 
     Returns:
-        Suite to ``pass@1``, ``pass@2``, …: means over the samples of a task first, then over tasks.
+        Suite to ``pass@1``, ``pass@2``, …, each a ``value`` and its ``interval`` of 95 %: means over the samples of a
+        task first, then over tasks.
     """
     suites: dict[str, dict[str, list[int | None]]] = defaultdict(lambda: defaultdict(list))
     most: dict[str, int] = {}
@@ -196,6 +206,6 @@ def pass_by_answers(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str,
     }
 
 
-def _share(tasks: Iterable[Sequence[int | None]], k: int) -> float:
+def _share(tasks: Iterable[Sequence[int | None]], k: int) -> dict[str, Any]:
     shares = [sum(first is not None and first <= k for first in samples) / len(samples) for samples in tasks]
-    return sum(shares) / len(shares)
+    return {"value": sum(shares) / len(shares), "interval": share_interval(shares)}

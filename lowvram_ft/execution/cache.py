@@ -28,6 +28,9 @@ _JUDGES = ("pytest", "coverage", "cosmic-ray", "parso")
 _UNSTABLE = frozenset({"timeout", "killed"})
 _SCHEMA = "CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, answer BLOB) WITHOUT ROWID"
 
+_RULES = 2
+"""Raised where the same file gets another verdict: what counts as a check."""
+
 
 class VerdictCache:
     """An SQLite file that several threads and processes may use at the same time.
@@ -44,7 +47,7 @@ class VerdictCache:
         self.hits = 0
         self._lock = threading.Lock()
         self._salt = json.dumps(
-            [__version__, platform.python_version(), *(importlib.metadata.version(name) for name in _JUDGES)]
+            [__version__, _RULES, platform.python_version(), *(importlib.metadata.version(name) for name in _JUDGES)]
         )
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,17 +13,24 @@ from rich.table import Table
 from lowvram_ft.run_dir import RunDir
 
 RATES = {
+    "parses": "parses",
+    "collects": "collects",
     "writes_tests": "writes tests",
     "single_tests_pass": "single tests passing",
     "useful": "useful files",
     "passes": "whole files passing",
+    "passes_and_kills": "passes and kills",
     "line_coverage": "line coverage",
     "branch_coverage": "branch coverage",
     "mutation_score": "mutation score",
     "pass@1": "Pass@1",
     "pass@3": "Pass@3",
+    "false_acceptance": "wrong code accepted",
+    "false_rejection": "right code rejected",
 }
 """Key of a mean to what people call it, in the order of the table."""
+
+_COLOURS = {"better": "green", "met": "green", "worse": "red", "missed": "yellow", "undecided": "dim"}
 
 
 def report(run: Path) -> dict[str, Any]:
@@ -32,8 +40,8 @@ def report(run: Path) -> dict[str, Any]:
         run: a run directory.
 
     Returns:
-        ``suites`` (suite to ``before`` and ``after`` means), ``seconds_per_file``, ``bench``, ``export``, ``verify``,
-        ``gates``, ``stages``; parts that have not run yet are None or empty.
+        ``suites`` (suite to ``before`` and ``after`` means, and the ``difference`` of each metric), ``bench``,
+        ``export``, ``verify``, ``gates``, ``stages``; parts that have not run yet are None or empty.
 
     Raises:
         RunDirectoryError: it is no run directory.
@@ -41,13 +49,16 @@ def report(run: Path) -> dict[str, Any]:
     data = RunDir(run).data
     steps = data["steps"]
     sides = {when: steps.get(f"eval:{when}") for when in ("before", "after")}
+    differences = steps.get("compare", {}).get("suites", {})
     names = list(dict.fromkeys(suite for side in sides.values() if side for suite in side["suites"]))
     return {
         "run": str(run),
         "recipe": data["recipe"]["name"],
         "base": steps.get("plan", {}).get("base"),
         "suites": {
-            name: {when: side["suites"].get(name) if side else None for when, side in sides.items()} for name in names
+            name: {when: side["suites"].get(name) if side else None for when, side in sides.items()}
+            | {"difference": differences.get(name)}
+            for name in names
         },
         "stages": {key.removeprefix("train:"): value for key, value in steps.items() if key.startswith("train:")},
         "export": steps.get("export"),
@@ -61,6 +72,7 @@ def print_report(found: dict[str, Any], console: Console) -> None:
     """Print a report as tables for people."""
     for suite, sides in found["suites"].items():
         console.print(_suite(suite, sides))
+        _print_notes(sides["after"] or sides["before"], console)
     for stage, trained in found["stages"].items():
         losses = f"loss {trained['first_loss']:.3f} to {trained['last_loss']:.3f}"
         console.print(f"stage {stage}: {trained['steps']} steps, {losses}", markup=False)
@@ -77,23 +89,25 @@ def print_report(found: dict[str, Any], console: Console) -> None:
         line = f"export: {found['export']['gguf']}, verified {against}{': ' + scores if scores else ''}"
         console.print(line, markup=False, soft_wrap=True)
     for gate in found["gates"]:
-        verdict = "[green]met[/green]" if gate["met"] else "[yellow]missed[/yellow]"
-        console.print(
-            f"gate {gate['gate']} on {escape(gate['suite'])}: {gate['value']:.2f} (wanted {gate['wanted']:g}) {verdict}"
-        )
+        _print_gate(gate, console)
 
 
 def print_suites(found: dict[str, Any], console: Console) -> None:
     """Print one evaluation, without a comparison."""
     for suite, means in found["suites"].items():
-        table = Table(title=f"{escape(suite)}: {means['tasks']} tasks", title_justify="left", show_header=False)
+        table = _table(suite, means)
         for key, label in RATES.items():
             if means.get(key) is not None:
                 table.add_row(label, _rate(means, key))
-        table.add_row("tests passing / written", _counts(means))
+        if means.get("assertions_per_test") is not None:
+            table.add_row("checks a test", _amount(means, "assertions_per_test"))
+        table.add_row("tests passing / all", _counts(means))
         console.print(table)
+        _print_notes(means, console)
     seconds = found["seconds_per_file"]
-    line = f"generated in batches, {seconds['p50']:.1f} s a file (median); samples: {found['samples']}"
+    rate = found.get("tok_per_s")
+    speed = f", {rate['value']:.0f} tokens/s" if rate else ""
+    line = f"generated in batches, {seconds['p50']:.1f} s a file (median){speed}; samples: {found['samples']}"
     console.print(line, markup=False, soft_wrap=True)
 
 
@@ -102,21 +116,81 @@ _SHOWN_SCORES = ("kl", "top1_agreement")
 
 def _suite(suite: str, sides: dict[str, Any]) -> Table:
     shown = sides["after"] or sides["before"]
-    table = Table(title=f"{escape(suite)}: {shown['tasks']} tasks", title_justify="left")
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
+    differences = sides.get("difference")
+    table = _table(suite, shown)
+    table.show_header = True
+    for column in ("", "before", "after", *(("difference",) if differences else ())):
+        table.add_column(column, justify="right" if column else "left")
     for key, label in RATES.items():
         if shown.get(key) is not None:
-            table.add_row(label, _rate(sides["before"], key), _rate(sides["after"], key))
-    table.add_row("tests passing / written", _counts(sides["before"]), _counts(sides["after"]))
+            cells = [_rate(sides["before"], key), _rate(sides["after"], key)]
+            table.add_row(label, *cells, *([_difference(differences.get(key))] if differences else []))
+    if shown.get("assertions_per_test") is not None:
+        amounts = [_amount(sides[when], "assertions_per_test") for when in ("before", "after")]
+        table.add_row("checks a test", *amounts)
+    table.add_row("tests passing / all", _counts(sides["before"]), _counts(sides["after"]))
     return table
+
+
+def _table(suite: str, means: dict[str, Any]) -> Table:
+    kind = ", read and not run" if means.get("static") else ""
+    return Table(
+        title=f"{escape(suite)}: {means['tasks']} tasks{kind}",
+        title_justify="left",
+        show_header=False,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+
+
+def _print_notes(means: dict[str, Any], console: Console) -> None:
+    """What the ranges are, and how many files were worth what, the most frequent first."""
+    if means.get("intervals"):
+        console.print("[dim]ranges: intervals of 95 %; of the difference, in points[/dim]", soft_wrap=True)
+    reasons = sorted(means.get("reasons", {}).items(), key=lambda item: -item[1])
+    if reasons:
+        console.print(f"files: {', '.join(f'{count} {kind}' for kind, count in reasons)}", soft_wrap=True)
+    if means.get("answers"):
+        first, *more = [f"{100 * rate['value']:.0f} %" for rate in means["answers"].values()]
+        within = ", ".join(f"{share} within {k}" for k, share in enumerate(more, 2))
+        console.print(f"solved by answers, refinements among them: {first} by the first, {within}", soft_wrap=True)
+
+
+def _print_gate(gate: dict[str, Any], console: Console) -> None:
+    word = gate.get("verdict") or ("met" if gate["met"] else "missed")
+    line = f"gate {gate['gate']} on {escape(gate['suite'])}: {gate['value']:.2f} (wanted {gate['wanted']:g}) "
+    line += f"[{_COLOURS[word]}]{word}[/{_COLOURS[word]}]"
+    if gate.get("interval") is not None:
+        low, high = gate["interval"]
+        line += f" at {gate['tasks']} tasks ({low:.2f} to {high:.2f})"
+    console.print(line, soft_wrap=True)
 
 
 def _rate(means: dict[str, Any] | None, key: str) -> str:
     value = means.get(key) if means is not None else None
-    return "–" if value is None else f"{100 * value:.1f} %"
+    if means is None or value is None:
+        return "–"
+    ends = means.get("intervals", {}).get(key)
+    return f"{100 * value:.1f} %" + (f" ({100 * ends[0]:.0f}–{100 * ends[1]:.0f})" if ends else "")
+
+
+def _amount(means: dict[str, Any] | None, key: str) -> str:
+    value = means.get(key) if means is not None else None
+    if means is None or value is None:
+        return "–"
+    ends = means.get("intervals", {}).get(key)
+    return f"{value:.1f}" + (f" ({max(0.0, ends[0]):.1f}–{ends[1]:.1f})" if ends else "")
+
+
+def _difference(found: dict[str, Any] | None) -> str:
+    if found is None or found["interval"] is None:
+        return "–"
+    low, high = (f"{100 * end:+.0f}" for end in found["interval"])
+    colour = _COLOURS[found["verdict"]]
+    return f"{low} to {high} [{colour}]{found['verdict']}[/{colour}]"
 
 
 def _counts(means: dict[str, Any] | None) -> str:
-    return "–" if means is None else f"{means['tests_passed']} / {means['tests']}"
+    if means is None:
+        return "–"
+    return f"{means['tests_passed']} / {means['tests']}" if "tests_passed" in means else f"– / {means['tests']}"

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.tiny_runs import events, run_cli, run_json, steps, write_recipe
 
-AFTER_TRAINING = ["export", "verify", "export:base", "bench", "eval:before", "eval:after", "gates"]
+AFTER_TRAINING = ["export", "verify", "export:base", "bench", "eval:before", "eval:after", "compare", "gates"]
 
 
 @pytest.fixture(scope="module")

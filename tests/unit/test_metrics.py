@@ -1,6 +1,7 @@
 """Metrics against brute force and against cases worked by hand."""
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 from statistics import mean
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowvram_ft.evaluation.evaluate import gates, score
-from lowvram_ft.evaluation.metrics import METRICS, Scores, pass_at_k, summarize
+from lowvram_ft.evaluation.evaluate import gate_verdict, gates, score
+from lowvram_ft.evaluation.intervals import rate_interval, share_interval
+from lowvram_ft.evaluation.metrics import METRICS, Scores, pass_at_k, speed, summarize
 from lowvram_ft.execution import Coverage, Judgement, Mutant, MutationReport, TestResult, Verdict
 from lowvram_ft.inference import percentile
 from lowvram_ft.recipe import EvalSection
@@ -52,7 +54,8 @@ def test_percentiles_by_hand():
 def scores(**changes) -> Scores:
     values = {
         "writes_tests": True, "n_tests": 4, "n_passed": 4, "passes": True, "useful": True,
-        "line_coverage": 1.0, "branch_coverage": 1.0, "mutation_score": 1.0,
+        "line_coverage": 1.0, "branch_coverage": 1.0, "mutation_score": 1.0, "parses": True, "collects": True,
+        "assertions_per_test": 1.5,
     }  # fmt: skip
     return Scores(**(values | changes))
 
@@ -67,11 +70,17 @@ def sample(task: str, value: Scores, suite: str = "s") -> dict:
 def test_a_summary_by_hand():
     half = scores(n_passed=1, passes=False, line_coverage=0.5, branch_coverage=0.25, mutation_score=0.1)
     found = summarize([sample("a", scores()), sample("b", half), sample("c", NOTHING), sample("d", NOTHING)])["s"]
+    intervals = found.pop("intervals")
     assert found == {
+        "parses": 0.5, "collects": 0.5, "passes_and_kills": 0.25, "assertions_per_test": 0.75, "test_lines": None,
+        "n_tokens": None, "false_acceptance": None, "false_rejection": None, "reasons": {},
         "writes_tests": 0.5, "single_tests_pass": (1 + 0.25) / 4, "useful": 0.5, "passes": 0.25,
         "line_coverage": 1.5 / 4, "branch_coverage": 1.25 / 4, "mutation_score": pytest.approx(1.1 / 4),
         "pass@1": 0.25, "pass@3": None, "tests_passed": 5, "tests": 8, "tasks": 4, "samples_per_task": 1,
     }  # fmt: skip
+    assert intervals["passes"] == intervals["pass@1"] == rate_interval(1, 4)
+    assert intervals["line_coverage"] == share_interval([1.0, 0.5, 0.0, 0.0])
+    assert set(intervals) == {*METRICS, "pass@1", "assertions_per_test"}, "each mean, and no other, has its interval"
 
 
 def test_every_task_weighs_the_same_however_many_samples_and_tests_it_has():
@@ -123,7 +132,7 @@ def judgement(*results: TestResult, status="ran", assertions=3, coverage=COVERED
 
 def test_a_whole_file_that_passes_counts_in_full():
     found = score(judgement(result("a"), result("b"), outcomes=("killed", "killed", "survived", "not_covered")))
-    assert found == Scores(True, 2, 2, True, True, 0.75, 0.5, 0.5)
+    assert found == Scores(True, 2, 2, True, True, 0.75, 0.5, 0.5, True, True, 1.5)
     assert found.single_tests_pass == 1.0
 
 
@@ -148,19 +157,85 @@ def test_branch_coverage_is_that_of_the_lines_where_there_is_no_branch():
     ids=["does not parse", "nothing collected, though the module was imported", "no assertion", "no coverage"],
 )
 def test_a_file_without_tests_counts_zero_everywhere(empty):
-    assert score(empty) == NOTHING
+    assert replace(score(empty), parses=False, collects=False) == NOTHING
+    assert score(empty).parses == (empty.verdict.status != "syntax_error")
+    assert not score(empty).collects
     assert score(empty).single_tests_pass == 0.0
     means = summarize([sample("a", score(empty))])["s"]
-    assert all(means[key] == 0.0 for key in METRICS)
+    assert all(means[key] == 0.0 for key in METRICS if key != "parses")
 
 
 def test_gates_are_met_at_their_value_and_missed_below_it():
     section = EvalSection(gate_pass_rate=0.8, gate_mutation_score=0.5)
-    summary = {"suites": {"s": {"passes": 0.8, "mutation_score": 0.49}}}
-    assert gates(summary, section) == [
-        {"gate": "gate_pass_rate", "suite": "s", "value": 0.8, "wanted": 0.8, "met": True},
-        {"gate": "gate_mutation_score", "suite": "s", "value": 0.49, "wanted": 0.5, "met": False},
+    ends = {"passes": (0.7, 0.9), "mutation_score": (0.4, 0.499)}
+    means = {"passes": 0.8, "mutation_score": 0.49, "intervals": ends, "tasks": 40}
+    assert gates({"suites": {"s": means, "read": {"static": True}}}, section) == [
+        {"gate": "gate_pass_rate", "suite": "s", "value": 0.8, "wanted": 0.8, "met": True,
+         "interval": (0.7, 0.9), "tasks": 40, "verdict": "undecided"},
+        {"gate": "gate_mutation_score", "suite": "s", "value": 0.49, "wanted": 0.5, "met": False,
+         "interval": (0.4, 0.499), "tasks": 40, "verdict": "missed"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [((0.8, 0.9), "met"), ((0.79, 0.9), "undecided"), ((0.7, 0.8), "undecided"), ((0.7, 0.79), "missed")],
+)
+def test_a_gate_inside_the_interval_is_undecided(interval, word):
+    assert gate_verdict(interval, 0.8) == word
+
+
+def test_more_tasks_decide_what_few_cannot():
+    section = EvalSection(gate_pass_rate=0.8)
+    for n, word in ((20, "undecided"), (200, "met")):
+        samples = [sample(str(i), scores() if i % 10 else NOTHING) for i in range(n)]
+        assert gates({"suites": summarize(samples)}, section)[0]["verdict"] == word
+
+
+def test_error_rates_are_averaged_over_the_tasks_that_have_wrong_solutions():
+    samples = [
+        sample("a", replace(scores(), false_acceptance=0.5, false_rejection=0.0)),
+        sample("b", replace(NOTHING, false_acceptance=1.0, false_rejection=1.0)),
+        sample("c", scores()),
     ]
+    found = summarize(samples)["s"]
+    assert (found["false_acceptance"], found["false_rejection"]) == (0.75, 0.5)
+    assert found["intervals"]["false_acceptance"] == share_interval([0.5, 1.0])
+
+
+def test_lengths_and_reasons_are_those_of_the_log():
+    records = [
+        sample(str(i), scores()) | {"test": "import a\n\n" + "x = 1\n" * i, "n_tokens": 10 * i, "reason": reason}
+        for i, reason in enumerate(["fails: 1 failed", "fails: 2 failed", "empty: no"] * 4)
+    ]
+    found = summarize(records)["s"]
+    assert (found["test_lines"], found["n_tokens"]) == (1 + 5.5, 55.0)
+    low, high = found["intervals"]["test_lines"]
+    assert low < 6.5 < high
+    assert found["reasons"] == {"fails": 8, "empty": 4}
+
+
+def test_answers_of_a_batch_count_once_for_the_speed():
+    batches = [[{"seconds": 0.5 + i / 10, "n_tokens": 40}] * 8 for i in range(8)]
+    found = speed(batches)
+    files, rate = found["seconds_per_file"], found["tok_per_s"]
+    assert (files["p50"], files["p95"], files["batches"]) == pytest.approx((0.8, 1.2, 8))
+    assert files["p50_interval"] == pytest.approx((0.5, 1.2)), "the least and the greatest of eight"
+    assert files["p95_interval"][1] is None
+    assert rate["value"] == pytest.approx(40 * 64 / (8 * (8 * 0.5 + 2.8)))
+    assert rate["interval"][0] < rate["value"] < rate["interval"][1]
+    assert speed([[{"seconds": 0.0, "n_tokens": 3}]])["tok_per_s"] is None
+
+
+def test_a_file_that_only_skips_counts_zero():
+    skipped = score(judgement(result("a", "skipped"), result("b", "skipped")))
+    assert replace(skipped, parses=False, collects=False) == replace(NOTHING, n_tests=2)
+    assert score(judgement(result("a", "skipped"), result("b"), outcomes=("killed",))).useful
+
+
+def test_checks_are_counted_by_test_function_not_by_case():
+    found = score(judgement(result("test_a[1]"), result("test_a[2]"), result("test_a[3]"), result("T::test_b")))
+    assert found.assertions_per_test == 3 / 2
 
 
 def test_tests_that_assert_nothing_count_zero_even_where_they_pass_and_crash_on_mutants():
