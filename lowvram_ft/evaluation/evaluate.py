@@ -215,9 +215,9 @@ def gates(summary: dict[str, Any], section: EvalSection) -> list[dict[str, Any]]
             "value": means[key],
             "wanted": wanted,
             "met": means[key] >= wanted,
-            "interval": means["intervals"][key],
+            "interval": means.get("intervals", {}).get(key),
             "tasks": means["tasks"],
-            "verdict": gate_verdict(means["intervals"][key], wanted),
+            "verdict": gate_verdict(means.get("intervals", {}).get(key), wanted),
         }
         for suite, means in summary["suites"].items()
         if not means.get("static")
@@ -228,9 +228,8 @@ def gates(summary: dict[str, Any], section: EvalSection) -> list[dict[str, Any]]
     ]
 
 
-def gate_verdict(interval: Sequence[float], wanted: float) -> str:
-    """``met`` or ``missed`` where the whole interval says so, else ``undecided``."""
-    low, high = interval
-    if low >= wanted:
-        return "met"
-    return "missed" if high < wanted else "undecided"
+def gate_verdict(interval: Sequence[float] | None, wanted: float) -> str:
+    """``met`` or ``missed`` where the whole interval says so, else ``undecided``, as without one (of an older run)."""
+    if interval is None or interval[0] < wanted <= interval[1]:
+        return "undecided"
+    return "met" if interval[0] >= wanted else "missed"

@@ -185,6 +185,12 @@ def test_a_gate_inside_the_interval_is_undecided(interval, word):
     assert gate_verdict(interval, 0.8) == word
 
 
+def test_an_evaluation_of_before_there_were_intervals_decides_nothing():
+    means = {"passes": 0.9, "mutation_score": 0.4, "tasks": 40}
+    found = gates({"suites": {"s": means}}, EvalSection(gate_pass_rate=0.8))
+    assert [(gate["met"], gate["verdict"]) for gate in found] == [(True, "undecided"), (False, "undecided")]
+
+
 def test_more_tasks_decide_what_few_cannot():
     section = EvalSection(gate_pass_rate=0.8)
     for n, word in ((20, "undecided"), (200, "met")):
