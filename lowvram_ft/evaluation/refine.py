@@ -63,8 +63,8 @@ class Written:
         task: the task.
         sample: number of the sample, from 0.
         attempts: the first answer, then one for each refinement.
-        ended: why there is no further one: ``passed``, ``too_long`` for a prompt that does not fit, or ``repeats`` for a
-            greedy answer with the same file again, after which nothing else can come; else empty.
+        ended: why there is no further one: ``passed``, ``too_long`` for a prompt that does not fit, or ``repeats`` for
+            a greedy answer with the same file again, after which nothing else can come; else empty.
     """
 
     task: Task

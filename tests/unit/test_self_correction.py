@@ -190,6 +190,13 @@ def test_there_are_three_refinements_and_no_more(tmp_path):
     assert model.asked[2][0].endswith("### Pytest output:\n1 passed, no test asserts anything")
 
 
+def test_a_greedy_model_that_repeats_itself_is_not_asked_for_ever(tmp_path):
+    model = Scripted(EMPTY, WRONG, WRONG, GOOD)
+    found, (record,) = run(model, tmp_path / "samples.jsonl")
+    assert (len(record["attempts"]), record["ended"], model.answers) == (3, "repeats", [GOOD])
+    assert solved(found) == [0, 0, 0, 0]
+
+
 def test_only_the_tasks_that_fail_are_asked_again(tmp_path):
     other = replace(ADD, id="other")
     plain = replace(ADD, id="plain", suite="plain", refinements=0)
