@@ -84,14 +84,16 @@ def test_every_sample_is_kept_with_its_verdict(qwen2_run: tuple[Path, Path, dict
         assert sample["prompt"].startswith("### Task: Write pytest tests")
         assert sample["code"].strip() in sample["prompt"]
         assert 0 < sample["n_tokens"] <= 16
-        assert {"scores", "verdict", "answer", "test", "finish"} <= set(sample)
+        assert {"scores", "verdict", "reason", "answer", "test", "finish"} <= set(sample)
 
 
 def test_the_report_is_what_the_run_printed(qwen2_run: tuple[Path, Path, dict[str, Any]]) -> None:
     _, run, printed = qwen2_run
     found = run_json("report", run)
     assert found == printed
-    assert set(found["suites"]["samples"]) == {"before", "after"}
+    assert set(found["suites"]["samples"]) == {"before", "after", "difference"}
+    assert found["suites"]["samples"]["difference"]["passes"]["tasks"] == 2
+    assert set(found["suites"]["samples"]["after"]["intervals"]) >= {"passes", "mutation_score"}
     assert found["suites"]["samples"]["after"]["tasks"] == 2
     assert [gate["gate"] for gate in found["gates"]] == ["gate_pass_rate", "gate_mutation_score", "gate_s"]
     assert found["bench"]["prompts"] == 1
