@@ -3,7 +3,8 @@
     python benchmarks/planted_faults.py RUN_DIRECTORY
 
 Takes the adapter of a finished demo run. The clean Q4_K_M file has to pass, with its KL divergence and agreement
-against base + adapter printed; each faulty one has to fail, by the name of its fault. Writes ``results/planted_faults.json``.
+against base + adapter printed; each faulty one has to fail, by the name of its fault. Writes
+``results/planted_faults.json``.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def wrong_end_token(base: Path, adapter: Path, out: Path) -> None:
 
 
 def wrong_template(base: Path, adapter: Path, out: Path) -> None:
-    template = from_folder(base).template.replace("'\\n'", "'\\n\\n'").replace("\\n", "\\n ", 1)
+    trained = from_folder(base).template
+    template = trained.replace("<|im_end|>", "<|im_end|> ")
+    if template == trained:
+        raise SystemExit("the template was not changed; plant another fault")
     export(base, adapter, out, chat_template=template)
 
 

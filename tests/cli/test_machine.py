@@ -240,5 +240,8 @@ def test_missing_ollama_client(here: Cli, tmp_path: Path, tiny_llama: Path, monk
     outcome = here(
         "export", "--base", tiny_llama, "--out", "mine.gguf", "--quant", "F16", "--no-verify", "-q", "--ollama", "x"
     )
-    problem = "ollama: the client is not installed; install it, then run: ollama create NAME -f MODELFILE"
+    problem = (
+        "ollama: the client is not installed; install it from https://ollama.com, then run: "
+        "cd . && ollama create x -f mine.Modelfile"
+    )
     assert outcome == failed(3, problem)
