@@ -320,7 +320,8 @@ def _header(node: ast.ClassDef | ast.FunctionDef, lines: Sequence[str]) -> list[
         if isinstance(member, ast.AnnAssign):
             head += lines[member.lineno - 1 : member.end_lineno]
         elif isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
-            head += ["", *_header(member, lines)]
+            # a blank line between members, none after the class's own line, as ruff has it
+            head += [*([] if head[-1].endswith(":") else [""]), *_header(member, lines)]
     return head
 
 
