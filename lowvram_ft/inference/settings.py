@@ -46,6 +46,9 @@ class EngineSettings:
         kv_type: what keys and values are kept in.
         repack: whether llama.cpp may rearrange weights for this CPU when it loads them. Faster for some types, but
             with other sums for batches of four rows and more.
+        flash_attention: let llama.cpp use it. Without it, in Q8_0 and Q4_K_M files, a token by itself gets the logits
+            that it gets in a batch, also past 512 cells with several threads, so that drafts give the text of
+            decoding one token at a time. A quantized KV cache needs it.
     """
 
     n_threads: int | None = None
@@ -53,6 +56,7 @@ class EngineSettings:
     n_gpu_layers: int | None = None
     kv_type: KvType = "f16"
     repack: bool = True
+    flash_attention: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Every setting."""

@@ -50,8 +50,11 @@ def prompts(n_vocab: int = 500) -> list[list[int]]:
     return [(rng.integers(3, n_vocab, 25).tolist() * (length // 25 + 1))[:length] for length in LENGTHS]
 
 
-def answers(model: Path, decoding: str, n_parallel: int, sampling: Sampling = GREEDY) -> list[tuple[str, int]]:
-    generator = LlamaCpp(model, n_ctx=512, n_parallel=n_parallel, settings=SETTINGS, decoding=decoding)
+def answers(
+    model: Path, decoding: str, n_parallel: int, sampling: Sampling = GREEDY, settings: EngineSettings = SETTINGS
+) -> list[tuple[str, int]]:
+    n_ctx = 512 + sampling.max_new_tokens
+    generator = LlamaCpp(model, n_ctx=n_ctx, n_parallel=n_parallel, settings=settings, decoding=decoding)
     try:
         return [(row[0].text, row[0].n_tokens) for row in generator.generate_from_ids(prompts(), sampling)]
     finally:
@@ -65,6 +68,18 @@ def test_drafts_and_neighbours_change_no_answer(base: Path, tmp_path: Path, quan
     assert len({text for text, _ in plain}) > 5, "answers that are all alike would prove nothing"
     for n_parallel, decoding in ((1, "lookup"), (3, "lookup"), (8, "plain"), (8, "lookup")):
         assert answers(model, decoding, n_parallel) == plain, (decoding, n_parallel)
+
+
+@pytest.mark.parametrize("quant", ["Q8_0", "Q4_K_M"])
+def test_without_flash_attention_drafts_give_the_text_of_one_token_at_a_time(
+    base: Path, tmp_path: Path, quant: Quant
+) -> None:
+    settings = EngineSettings(n_threads=2, n_threads_batch=2, repack=False, flash_attention=False)
+    model = exported(base, tmp_path, quant)
+    longest = Sampling(max_new_tokens=200)  # past 512 cells
+    one = answers(model, "unpadded", 1, longest, settings)
+    assert len({text for text, _ in one}) > 5
+    assert answers(model, "lookup", 1, longest, settings) == one
 
 
 def test_drafts_are_made_and_some_are_right(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
