@@ -15,9 +15,11 @@ from tests.tiny_runs import run_json, write_recipe
 os.environ.setdefault(ALLOW_UNSANDBOXED, "1")
 """The files that these tests run are our own: a machine without a sandbox runs them all the same."""
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts its background jobs so, and the processes that these tests interrupt would inherit it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts its background jobs with SIGINT ignored, and nohup ignores SIGHUP: the processes that these tests
+# interrupt would inherit it.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,18 @@ def steps(run: Path) -> dict[str, Any]:
     return found
 
 
-TIMED = frozenset({"seconds", "seconds_per_file", "peak_memory_bytes", "first_token_s_p50", "decode_tok_per_s"})
+TIMED = frozenset(
+    {
+        "seconds",
+        "seconds_per_file",
+        "peak_memory_bytes",
+        "memory",
+        "first_token_s_p50",
+        "first_token_s_p95",
+        "prefill_tok_per_s",
+        "decode_tok_per_s",
+    }
+)
 LATENCY = frozenset({"file_s_p50", "file_s_p95", "gate_met"})
 
 

@@ -55,7 +55,7 @@ def nothing_left(tmp_path_factory):
     tempfile.tempdir = before
     close_default_pool()
     assert list(place.iterdir()) == []
-    assert count_descendants(100) == children
+    assert count_descendants(100) <= children
 
 
 def marked_processes(mark: str) -> list[str]:
