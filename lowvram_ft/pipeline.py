@@ -96,15 +96,18 @@ class Job:
             self.ranks.share(dict)
             yield
 
-    def step(self, name: str, action: Callable[[], dict[str, Any]], *, together: bool = False) -> dict[str, Any]:
+    def step(
+        self, name: str, action: Callable[[], dict[str, Any]], *, together: bool = False, again: bool = False
+    ) -> dict[str, Any]:
         """Do a step, unless it has finished in this directory already.
 
         Args:
             name: of the step.
             action: gives the result.
             together: every process does it, not the first alone; the first one's result counts.
+            again: do it all the same, since what it wrote is gone.
         """
-        found: dict[str, Any] | None = self.ranks.share(lambda: self.run.finished(name))
+        found: dict[str, Any] | None = self.ranks.share(lambda: None if again else self.run.finished(name))
         if found is not None:
             return found
         if self.ranks.leads:
@@ -212,7 +215,9 @@ class Job:
             facts = provenance(base, [adapter] if adapter else [], name)
             return export_model(folder(), adapter, out, section, self.progress, facts)
 
-        result = self.step("export", write)
+        # A file that did not pass its verification has another name: it is written again.
+        rejected = self.run.finished("verify") is None and not out.is_file()
+        result = self.step("export", write, again=rejected)
         self.step(
             "verify",
             lambda: verify_model(
