@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.bench.latency import WARM_UP_TOKENS
-from lowvram_ft.errors import UsageError
+from lowvram_ft.bench.latency import WARM_UP_TOKENS, to_time
 from lowvram_ft.inference import Completion, Sampling
 from lowvram_ft.inference.llama import Decoding, LlamaCpp
 from lowvram_ft.inference.settings import EngineSettings, KvType
@@ -83,9 +82,7 @@ def compare(
         ModelError: the file cannot be loaded.
         GenerationError: llama.cpp fails.
     """
-    chosen = list(prompts)[: section.max_prompts]
-    if not chosen:
-        raise UsageError("bench: no prompt to time; give a suite that has tasks")
+    chosen = to_time(prompts, section)
     sampling = Sampling(max_new_tokens=section.max_new_tokens)
     first: tuple[list[str], float] | None = None
     tuned = LlamaCpp.tuned_settings(model) or EngineSettings()

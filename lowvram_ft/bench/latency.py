@@ -65,6 +65,18 @@ class BenchResult:
         return asdict(self)
 
 
+def to_time(prompts: Sequence[str], section: BenchSection) -> list[str]:
+    """The prompts that are timed: the first ``max_prompts``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    chosen = list(prompts)[: section.max_prompts]
+    if not chosen:
+        raise UsageError("bench: no prompt to time; give a suite that has tasks")
+    return chosen
+
+
 def bench(
     model: Path, prompts: Sequence[str], section: BenchSection, progress: Progress, *, n_ctx: int = 2048
 ) -> BenchResult:
@@ -84,9 +96,7 @@ def bench(
         ModelError: the file cannot be loaded.
         GenerationError: llama.cpp fails.
     """
-    chosen = list(prompts)[: section.max_prompts]
-    if not chosen:
-        raise UsageError("bench: no prompt to time; give a suite that has tasks")
+    chosen = to_time(prompts, section)
     generator = LlamaCpp(model, n_ctx=n_ctx, n_parallel=1)
     try:
         answers = _answers(generator, chosen, section, progress)
@@ -121,9 +131,7 @@ def bench_server(
         UsageError: there is no prompt.
         GenerationError: the server fails.
     """
-    chosen = list(prompts)[: section.max_prompts]
-    if not chosen:
-        raise UsageError("bench: no prompt to time; give a suite that has tasks")
+    chosen = to_time(prompts, section)
     answers = _answers(generator, chosen, section, progress)
     return summarize(generator.name, answers, section.gate_s, decoding="server")
 
