@@ -97,7 +97,8 @@ class Server:
         url: its address, with ``/v1``.
         requests: those for an answer, in the order in which they came.
         models: what ``/v1/models`` lists; a status code instead is its answer.
-        most_at_once: the most requests for an answer that were open at the same time.
+        most_at_once: the most requests for an answer that were open at the same time; one of them may just have been
+            answered, so this can be one more for each than a client had open.
     """
 
     url: str = ""

@@ -25,7 +25,8 @@ from lowvram_ft.inference.openai_compatible import OpenAICompatible, request_see
 from lowvram_ft.inference.retrying import Policy, retry_after_s
 from tests.chat_servers import Behaviour, Request, Server, chunk, serving
 
-QUICK = Policy(retries=3, backoff_s=0.01, timeout_s=1.0)
+QUICK = Policy(retries=3, backoff_s=0.01, timeout_s=30.0)
+IMPATIENT = Policy(retries=3, backoff_s=0.01, timeout_s=1.0)
 TEXT = "def test_a():\n    assert 1\n"
 GREEDY = Sampling(max_new_tokens=64)
 DONE = "data: [DONE]\n\n"
@@ -196,7 +197,7 @@ FAULTS: dict[str, Behaviour] = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_failure_that_passes_is_not_noticed(fault: Behaviour) -> None:
     with serving([fault, good]) as server:
-        assert ask(server)[0].text == TEXT
+        assert ask(server, policy=IMPATIENT)[0].text == TEXT
     assert len(server.requests) == 2
 
 
@@ -215,23 +216,23 @@ def test_what_the_server_says_is_told() -> None:
 
 
 def test_silence_is_waited_for_twice_and_no_more() -> None:
-    with serving(lambda request: time.sleep(3)) as server:
+    with serving(lambda request: time.sleep(60)) as server:
         began = time.perf_counter()
         with pytest.raises(GenerationError, match=r"asked 2 times; at last: no token for 0\.3 s"):
             ask(server, policy=Policy(retries=9, backoff_s=0.01, timeout_s=0.3))
-        assert time.perf_counter() - began < 1.5
+        assert time.perf_counter() - began < 20
 
 
 def test_a_slow_answer_that_goes_on_is_no_silence_but_a_server_that_only_pings_is() -> None:
     lines = "".join(f"line {i}\n" for i in range(20))
-    with serving(lambda request: request.says(lines, gap_s=0.06)) as server:
-        assert ask(server, policy=Policy(timeout_s=0.4))[0].text == lines
-        assert ask(server, policy=Policy(timeout_s=0.4))[0].seconds > 1.0
-    pings = [": ping\n\n"] * 40
+    with serving(lambda request: request.says(lines, gap_s=0.1)) as server:
+        found = ask(server, policy=Policy(timeout_s=1.5))[0]
+    assert found.text == lines and found.seconds > 2.0 and len(server.requests) == 1
+    pings = [": ping\n\n"] * 400
     with serving([lambda request: request.stream(*pings, gap_s=0.05), good]) as server:
         began = time.perf_counter()
         assert ask(server, policy=Policy(timeout_s=0.4, backoff_s=0.01))[0].text == TEXT
-        assert time.perf_counter() - began < 1.5
+        assert time.perf_counter() - began < 10
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -271,15 +272,24 @@ def test_waits_grow_twofold_up_to_a_limit_and_differ() -> None:
 
 
 def test_no_more_requests_than_allowed_are_open_at_a_time() -> None:
+    waiting: list[int] = []
+    most: list[int] = []
+    three = threading.Barrier(3, timeout=30)
+
     def slow(request: Request) -> None:
-        time.sleep(0.05)
+        waiting.append(1)
+        three.wait()
+        time.sleep(0.02)  # for a fourth to come, if one were let through
+        most.append(len(waiting))
+        three.wait()
+        waiting.pop()  # before it is answered: the next request comes as soon as the client has the answer
         request.says(request.body["messages"][0]["content"])
 
     with serving(slow) as server:
         model = OpenAICompatible(server.url, policy=QUICK, concurrency=3)
         found = model.generate([f"prompt {i}\n" for i in range(12)], GREEDY)
     assert [row[0].text for row in found] == [f"prompt {i}\n" for i in range(12)], "in the order of the prompts"
-    assert server.most_at_once == 3
+    assert most == [3] * 12
 
 
 def test_one_failure_stops_the_others() -> None:
@@ -287,13 +297,13 @@ def test_one_failure_stops_the_others() -> None:
         if request.body["messages"][0]["content"] == "bad":
             request.answer(400, '{"error": {"message": "prompt is too long"}}')
         else:
-            time.sleep(5)
+            time.sleep(60)
 
     with serving(one_bad) as server:
         began = time.perf_counter()
         with pytest.raises(GenerationError, match=r"\(400: prompt is too long\); shorten the code"):
             OpenAICompatible(server.url).generate(["slow", "bad", "slow"], GREEDY)
-        assert time.perf_counter() - began < 2
+        assert time.perf_counter() - began < 20
 
 
 def test_a_server_that_ends_streams_for_other_requests_is_asked_for_whole_answers() -> None:
@@ -322,7 +332,7 @@ def test_ctrl_c_ends_it_at_once_and_closes_the_connection() -> None:
 
     def endless(request: Request) -> None:
         try:
-            request.stream(*[chunk(content="a")] * 200, gap_s=0.05)
+            request.stream(*[chunk(content="a")] * 1200, gap_s=0.05)
         except OSError:
             closed.set()
 
@@ -333,8 +343,8 @@ def test_ctrl_c_ends_it_at_once_and_closes_the_connection() -> None:
         began = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             model.generate(["a", "b"], GREEDY)
-        assert time.perf_counter() - began < 1.5
-        assert closed.wait(2), "the server goes on for nobody"
+        assert time.perf_counter() - began < 20
+        assert closed.wait(20), "the server goes on for nobody"
 
 
 def test_it_works_inside_a_loop_that_runs() -> None:
