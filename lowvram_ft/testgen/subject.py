@@ -1,4 +1,4 @@
-"""What the parts of testgen hand to each other: the module under test, what a model is shown of it, what a test is worth."""
+"""What the parts of testgen hand to each other: a module, what a model is shown of it, what a test is worth."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Worth:
 
     Attributes:
         lines: first lines of the statements that they run.
-        killed: mutants that they find, each by its place in `lowvram_ft.execution.MutationReport.mutants` of the module.
+        killed: mutants that they find, by their places in `lowvram_ft.execution.MutationReport.mutants`.
         mutants: how many there are, without the equivalent and the incompetent ones.
     """
 
