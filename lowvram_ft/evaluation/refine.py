@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lowvram_ft.data.row import build_prompt
+from lowvram_ft.data.refinement import refinement_prompt
 from lowvram_ft.errors import PromptTooLong
 from lowvram_ft.evaluation.intervals import share_interval
 from lowvram_ft.evaluation.suites import Task
@@ -137,26 +137,6 @@ def _refine(model: Generator, written: Sequence[Written], sampling: Sampling) ->
 
 def _run(one: Written) -> Verdict:
     return run_tests(one.task.code, one.task.module, one.attempts[-1].test, Limits(), one.task.root)
-
-
-def refinement_prompt(code: str, test: str, verdict: Verdict) -> str:
-    """The prompt for another try, as a failure trace has it in training.
-
-    Args:
-        code: the code under test.
-        test: the file that fails.
-        verdict: of that file.
-    """
-    return build_prompt(code, failing=test, output=pytest_output(verdict))
-
-
-def pytest_output(verdict: Verdict) -> str:
-    """What pytest said of a file; a line of counts, as at the end of its output, where nothing failed."""
-    if verdict.log.strip():
-        return verdict.log
-    counts = Counter(result.outcome for result in verdict.results)
-    line = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no tests ran"
-    return line if verdict.writes_tests or not counts else f"{line}, no test asserts anything"
 
 
 def _ask(model: Generator, prompts: Sequence[str], sampling: Sampling, n: int) -> list[list[Attempt]]:

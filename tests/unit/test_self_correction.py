@@ -10,12 +10,13 @@ from rich.console import Console
 
 from lowvram_ft.data.duplicates import Contamination, fingerprint
 from lowvram_ft.data.evaluation_code import evaluation_digest, evaluation_tasks, humaneval_problems
+from lowvram_ft.data.refinement import pytest_output
 from lowvram_ft.data.row import build_prompt
 from lowvram_ft.data.sources import load_rows
 from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import DataError, GenerationError, PromptTooLong
 from lowvram_ft.evaluation.evaluate import evaluate
-from lowvram_ft.evaluation.refine import TOO_LONG, holds, pass_by_answers, pytest_output, write
+from lowvram_ft.evaluation.refine import TOO_LONG, holds, pass_by_answers, write
 from lowvram_ft.evaluation.suites import load_suite
 from lowvram_ft.evaluation.suites.task import REFINEMENTS, make_task
 from lowvram_ft.execution import run_many, run_tests

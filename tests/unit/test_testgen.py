@@ -14,7 +14,8 @@ from lowvram_ft.inference import Completion
 from lowvram_ft.progress import Progress
 from lowvram_ft.testgen import newest_export, open_model, write_tests
 from lowvram_ft.testgen import write as write_module
-from lowvram_ft.testgen.write import MAX_ATTEMPTS, drop_tests, import_real_module, locate
+from lowvram_ft.testgen.texts import drop_tests, import_real_module
+from lowvram_ft.testgen.write import MAX_ATTEMPTS, locate
 
 CODE = "def half(n):\n    return n // 2\n"
 GOOD = "from solution import half\n\n\ndef test_half():\n    assert half(5) == 2\n"
