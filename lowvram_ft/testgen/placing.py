@@ -116,7 +116,7 @@ def _write(temporary: Path, file: NewFile) -> None:
             handle.write(file.text)
             handle.flush()
             os.fsync(handle.fileno())
-        if file.before is not None:
+        if file.before is not None and file.path.is_file():
             os.chmod(temporary, file.path.stat().st_mode & 0o7777)
     except OSError as error:
         raise cannot_write(file.path, error) from error
