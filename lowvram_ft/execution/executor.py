@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -38,6 +38,7 @@ def run_tests(
     *,
     variation: Variation = USUAL,
     cache: VerdictCache | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Run the pytest file ``test`` against ``code`` in a fork of a sandboxed server.
 
@@ -51,11 +52,16 @@ def run_tests(
             ``module`` itself is always ``code``.
         variation: another order of the tests, another hash seed.
         cache: verdicts of earlier runs; not asked where there is a ``root``.
+        beside: texts of files that lie beside the test file, by their paths relative to it, such as the
+            ``conftest.py`` of a project; see `lowvram_ft.execution.beside`.
 
     Raises:
         MachineError: there is no sandbox here, or it could not be started.
+        DataError: ``module`` is a path, or a path of ``beside`` leads elsewhere.
     """
-    question = Question(code, module, test, limits, None, False, None, variation.order, variation.hash_seed)
+    question = Question(
+        code, module, test, limits, None, False, None, variation.order, variation.hash_seed, beside=beside
+    )
     return _cached(question, root, cache, lambda _: False)[0]
 
 
@@ -68,6 +74,8 @@ def mutation_analysis(
     *,
     tests: Sequence[str] | None = None,
     max_mutants: int | None = None,
+    beside: Mapping[str, str] | None = None,
+    only: Collection[int] | None = None,
 ) -> MutationReport:
     """Plant faults in the module under test, one at a time, and count those that the tests find.
 
@@ -85,11 +93,16 @@ def mutation_analysis(
         tests: names of the tests to run, as in `TestResult.name`; None for all.
         max_mutants: how many to run at the most: a sample, stratified by operator, of those that would be run.
             The score is then an estimate, and `MutationReport.interval` says how good.
+        beside: as for `run_tests`.
+        only: places in `find_mutants` of the only mutants that may be run, so that several test files are held
+            against the same ones; None for all. The score speaks for all mutants only where these are a random
+            sample.
 
     Raises:
         MachineError: there is no sandbox here, or it could not be started.
+        DataError: as for `run_tests`.
     """
-    question = Question(code, module, test, limits, tests, True, max_mutants)
+    question = Question(code, module, test, limits, tests, True, max_mutants, beside=beside, only=only)
     report = _verdict_and_mutation(question, root, lambda _: True)[1]
     assert report is not None
     return report
@@ -104,13 +117,16 @@ def judge(
     *,
     max_mutants: int | None = None,
     cache: VerdictCache | None = None,
+    beside: Mapping[str, str] | None = None,
+    only: Collection[int] | None = None,
 ) -> Judgement:
     """`run_tests`, then `mutation_analysis` with the tests that passed.
 
     Raises:
         MachineError: there is no sandbox here, or it could not be started.
+        DataError: as for `run_tests`.
     """
-    question = Question(code, module, test, limits, None, True, max_mutants)
+    question = Question(code, module, test, limits, None, True, max_mutants, beside=beside, only=only)
     return Judgement.from_parts(*_cached(question, root, cache, lambda verdict: verdict.n_passed > 0))
 
 

@@ -12,9 +12,6 @@ from importlib.abc import Loader, MetaPathFinder
 from pathlib import Path
 
 from lowvram_ft.execution.modules import SOLUTION
-from lowvram_ft.execution.workspace import TEST_FILE
-
-_TEST_MODULE = TEST_FILE.removesuffix(".py")
 
 
 def module_file(folder: Path, name: str, names: Sequence[str]) -> Path:
@@ -41,14 +38,19 @@ class SourceFinder(MetaPathFinder, Loader):
         self.texts = dict(texts)
         self.files = {name: module_file(folder, name, tuple(texts)) for name in texts}
         self.mutated: types.CodeType | None = None
-        self.test: types.CodeType | None = None
+        self.prepared: dict[str, types.CodeType] = {}
         self.packages = {
             name.rsplit(".", depth)[0] for name in texts for depth in range(1, name.count(".") + 1)
         } - texts.keys()
 
-    def prepare_test(self, text: str) -> None:
-        """Serve the test file from memory too, compiled once and with plain assertions."""
-        self.test = compile(text, TEST_FILE, "exec", dont_inherit=True)
+    def prepare(self, files: Mapping[str, str]) -> None:
+        """Serve files of the current folder from memory too, compiled once and with plain assertions.
+
+        Args:
+            files: texts by their names, such as ``conftest.py``.
+        """
+        for name, text in files.items():
+            self.prepared[name.removesuffix(".py")] = compile(text, name, "exec", dont_inherit=True)
 
     def install(self) -> None:
         """Serve the texts from here on; forget what was imported under their names."""
@@ -85,8 +87,8 @@ class SourceFinder(MetaPathFinder, Loader):
             return spec
         if fullname == SOLUTION:
             return importlib.machinery.ModuleSpec(fullname, self)
-        if fullname == _TEST_MODULE and self.test is not None:
-            return importlib.util.spec_from_file_location(fullname, Path.cwd() / TEST_FILE, loader=self)
+        if fullname in self.prepared:
+            return importlib.util.spec_from_file_location(fullname, Path.cwd() / f"{fullname}.py", loader=self)
         if fullname in self.packages and not self._exists_in_root(fullname):
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         return None
@@ -96,8 +98,8 @@ class SourceFinder(MetaPathFinder, Loader):
         name = module.__name__
         if name in self.texts:
             exec(self._compiled(name), module.__dict__)
-        elif name == _TEST_MODULE and self.test is not None:
-            exec(self.test, module.__dict__)
+        elif name in self.prepared:
+            exec(self.prepared[name], module.__dict__)
         elif name == SOLUTION:
             sys.modules[name] = importlib.import_module(self.target)
 

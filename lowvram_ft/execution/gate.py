@@ -54,9 +54,12 @@ class Gate:
         self.task.begin(session)
         return (yield)
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """All tests are known."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, object, object]:
+        """All tests are known, once everybody else has had a say."""
+        result = yield
         self._child.collected(items)
+        return result
 
     def pytest_collection_finish(self) -> None:
         """The test file is imported."""
@@ -76,7 +79,7 @@ class Gate:
         self._child.test_begins(nodeid)
 
     def pytest_plugin_registered(self) -> None:
-        """Registered by the test file: pytest has its own before the session is handed over."""
+        """Registered by a file of the user's or the model's: pytest has its own before the session is handed over."""
         if self.task is not None:
             self.task.plugin_added()
 

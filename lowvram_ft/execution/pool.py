@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from lowvram_ft.errors import DataError, MachineError
 from lowvram_ft.execution import sandbox
+from lowvram_ft.execution.beside import check_beside
 from lowvram_ft.execution.limits import Limits, child_environment, tasks_of_this_user
 from lowvram_ft.execution.sandbox import bubblewrap
 from lowvram_ft.execution.variation import USUAL
@@ -269,7 +270,7 @@ class Question:
     """What a job asks: see `lowvram_ft.execution.executor.run_tests`.
 
     Raises:
-        DataError: the module's name is a path.
+        DataError: the module's name is a path; a file cannot lie beside the test.
     """
 
     code: str
@@ -281,18 +282,24 @@ class Question:
     max_mutants: int | None
     order: int | None = USUAL.order
     hash_seed: int = USUAL.hash_seed
+    beside: Mapping[str, str] | None = None
+    only: Collection[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.module or set("/\\\0") & set(self.module):
             raise DataError(f"module: {self.module!r} is no name of a module; give one such as pkg.mod")
+        check_beside(self.beside or {})
 
     def to_json(self) -> dict[str, Any]:
-        """As a server reads it."""
-        return {
+        """As a server reads it. What could not be asked for once is left out where it is not: old answers stay good."""
+        question = {
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
             "limits": dataclasses.asdict(self.limits),
             "selected": None if self.selected is None else list(self.selected),
+            "beside": dict(self.beside or {}) or None,
+            "only": None if self.only is None else sorted(self.only),
         }
+        return {key: value for key, value in question.items() if value is not None or key not in ("beside", "only")}
 
 
 def patience_s(limits: Limits) -> float:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.execution.beside import CONFTEST
 from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import ChildEnd, Confinement, Forked, ForkEnd, become_child, run_in_fork, wait_for
 from lowvram_ft.execution.limits import Limits
@@ -168,6 +169,8 @@ class Runner:
         self.clean: Callable[[str], str] = job.without_paths
         self.selected: frozenset[str] | None = job.selected
         self.order: int | None = job.order
+        self.beside: dict[str, str] = job.beside
+        self.only: frozenset[int] | None = job.only
         self.confinement = confinement
         self.instruments = instruments
         self.alive = alive
@@ -177,7 +180,9 @@ class Runner:
         """One session of all tests, or of the selected ones."""
         self.lay_out()
         end = run_in_fork(
-            lambda send: TestTask(self.finder, self.limits, selected, self.order, self.instruments, send),
+            lambda send: TestTask(
+                self.finder, self.limits, selected, self.order, self.instruments, send, CONFTEST in self.beside
+            ),
             self.limits,
             self.confinement,
         )
@@ -198,7 +203,7 @@ class Runner:
     def mutants(self, edits: Sequence[Sequence[Any]], most: int | None, emit: Callable[[int, str], None]) -> None:
         """Run the passing tests against each edit ``(operator, line, start, end, text)`` and emit its outcome.
 
-        Of more than ``most`` that would be run, a sample is.
+        Of those that may be run, and of more than ``most`` that would be, a sample is.
         """
         from lowvram_ft.execution.reach import Reach, same_code
 
@@ -216,6 +221,8 @@ class Runner:
                 outcomes[number] = "equivalent"
             elif baseline is None or not reach.reaches(line):
                 outcomes[number] = "not_covered"
+            elif self.only is not None and number not in self.only:
+                outcomes[number] = "not_run"
             else:
                 runnable[number] = code
         chosen = stratified({number: edits[number][0] for number in runnable}, most)
@@ -243,7 +250,8 @@ class Runner:
     ) -> None:
         """One fork for the code as it is, which sets the budget, and one for each mutant."""
         left_out = frozenset(self.first.names + self.first.dropped) - frozenset(baseline.names)
-        self.finder.prepare_test(self.test)
+        conftest = {CONFTEST: self.beside[CONFTEST]} if CONFTEST in self.beside else {}
+        self.finder.prepare({TEST_FILE: self.test, **conftest})
         cpu_s, wall_s = self.limits.cpu_s, self.limits.wall_s
         begin = time.monotonic()
         end = self._run_mutant(None, left_out, cpu_s, wall_s)
@@ -268,7 +276,7 @@ class Runner:
             try:
                 become_child(self.limits, self.confinement.null, self.confinement, cpu_s=cpu_s)
                 self.finder.mutated = code
-                child = Forked(MutantTask(self.finder, left_out))
+                child = Forked(MutantTask(self.finder, left_out, CONFTEST in self.beside))
             except BaseException:
                 os._exit(70)
             raise child

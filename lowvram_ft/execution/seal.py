@@ -94,13 +94,13 @@ def _functions(owner: Any) -> list[tuple[str, Any, Any, types.CodeType | None]]:
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """What each hook calls, in order: function and plugin of every implementation.
+    """What each hook calls, in order: function, plugin and code of every implementation.
 
     Attributes:
         calls: by the name of the hook.
     """
 
-    calls: dict[str, tuple[tuple[Any, Any], ...]] = dataclasses.field(default_factory=dict)
+    calls: dict[str, tuple[tuple[Any, Any, Any], ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, manager: Any) -> Hooks:
@@ -122,5 +122,6 @@ def _callers(manager: Any) -> list[tuple[str, Any]]:
     return [(name, caller) for name, caller in vars(manager.hook).items() if hasattr(caller, "get_hookimpls")]
 
 
-def _calls(caller: Any) -> tuple[tuple[Any, Any], ...]:
-    return tuple((implementation.function, implementation.plugin) for implementation in caller.get_hookimpls())
+def _calls(caller: Any) -> tuple[tuple[Any, Any, Any], ...]:
+    found = ((implementation.function, implementation.plugin) for implementation in caller.get_hookimpls())
+    return tuple((function, plugin, getattr(function, "__code__", None)) for function, plugin in found)

@@ -13,6 +13,8 @@ and each other line is a job:
     mutants                               whether one more line will hold the edits, once the verdict is out
     max_mutants                           how many of them to run at the most, or None
     order                                 seed for another order of the tests, or None
+    beside                                texts of files beside the test; left out where there are none
+    only                                  numbers of the only edits that are run; left out for all
 
 The first answer is ``{"kind": "up"}``. Those to a job are ``{"kind": "ready"}`` when it is taken up,
 ``{"kind": "verdict"}``, one ``{"kind": "mutant"}`` for each edit, and ``{"kind": "end"}``, each with its fields;
@@ -95,12 +97,14 @@ class Job:
         self.limits = Limits(**data["limits"])
         self.selected = None if data["selected"] is None else frozenset(data["selected"])
         self.order: int | None = data["order"]
+        self.beside: dict[str, str] = data.get("beside", {})
+        self.only: frozenset[int] | None = frozenset(data["only"]) if "only" in data else None
         self.folder = setup.folder
         self.root = setup.root
         self.texts = split_modules(data["code"], data["module"])
         self.finder = SourceFinder(self.texts, self.folder / CODE, self.root)
         files = {self.finder.files[name]: text for name, text in self.texts.items()}
-        self.workspace = Workspace(self.folder, files, self.test, setup.shared)
+        self.workspace = Workspace(self.folder, files, self.test, setup.shared, self.beside)
 
     @property
     def target_text(self) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import coverage
 import pytest
 
+from lowvram_ft.execution.beside import CONFTEST, admit_conftest, failure_of_conftest
 from lowvram_ft.execution.finder import SourceFinder
 from lowvram_ft.execution.fork import Send
 from lowvram_ft.execution.limits import Limits
@@ -106,8 +107,10 @@ class TestTask:
         order: int | None,
         instruments: Instruments,
         send: Send,
+        conftest: bool = False,
     ) -> None:
         self.finder = finder
+        self.conftest = conftest
         self.selected = selected
         self.order = order
         self.seal = instruments.seal
@@ -118,14 +121,31 @@ class TestTask:
         self._import_alarm = Alarm(limits.test_s, repeat_s=0)
         self.hooks = instruments.hooks
         self.tampered = ""
+        self._admitting = False
 
     def begin(self, session: pytest.Session) -> None:
         """The last moment at which pytest is sure to be itself; from here on, the import is timed and measured."""
-        del session
         self.begun_s = self.collected_s = time.monotonic()
         self.finder.install()
         self.measured.start()
         self._import_alarm.__enter__()
+        if self.conftest:
+            self._admit_conftest(session)
+
+    def _admit_conftest(self, session: pytest.Session) -> None:
+        """What the user's own file adds counts as pytest's from here on; where it fails, the session ends."""
+        self._admitting = True
+        try:
+            admit_conftest(session)
+        except BaseException as error:  # SystemExit, a skip and the alarm are no Exception
+            self._cannot_collect(failure_of_conftest(error), isinstance(error, TestTimeout))
+            os._exit(0)
+        self._admitting = False
+        changed = self.seal.broken(wholly=True)
+        if changed:
+            self._cannot_collect(f"E   {CONFTEST} changes pytest itself: {changed}", timed_out=False)
+            os._exit(0)
+        self.hooks = Hooks.of(session.config.pluginmanager)
 
     def collected(self, items: list[pytest.Item]) -> None:
         """Drop what is not selected, bring the rest into the order that is asked for, and announce it."""
@@ -145,14 +165,14 @@ class TestTask:
     def collect_report(self, report: pytest.CollectReport) -> None:
         """An import that failed."""
         if report.failed:
-            timed_out = TestTimeout.__name__ in report.longreprtext
-            text = _plain(report.longreprtext)[-FAILURE_CHARS:]
-            self.send({"kind": "collection_error", "text": text, "timed_out": timed_out})
+            self._cannot_collect(report.longreprtext, TestTimeout.__name__ in report.longreprtext)
 
     def internal_error(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """What pytest does not catch, such as SystemExit at import."""
-        text = _plain(f"E   {excinfo.exconly()}")
-        self.send({"kind": "collection_error", "text": text[-FAILURE_CHARS:], "timed_out": False})
+        self._cannot_collect(f"E   {excinfo.exconly()}", timed_out=False)
+
+    def _cannot_collect(self, text: str, timed_out: bool) -> None:
+        self.send({"kind": "collection_error", "text": _plain(text)[-FAILURE_CHARS:], "timed_out": timed_out})
 
     def test_begins(self, nodeid: str) -> None:
         """A test begins."""
@@ -164,8 +184,9 @@ class TestTask:
             self.tampered = self.tampered or self.seal.broken(wholly=False) or self.seal.hidden(item)
 
     def plugin_added(self) -> None:
-        """Nothing but this kit and pytest has a say in a session."""
-        self.tampered = self.tampered or "a plugin"
+        """Nothing but this kit, pytest and the user's own files has a say in a session."""
+        if not self._admitting:
+            self.tampered = self.tampered or "a plugin"
 
     def reported(self, report: pytest.TestReport, call: pytest.CallInfo[None] | None) -> None:
         """Outcome of one phase of one test."""
@@ -232,11 +253,13 @@ class MutantTask:
     Args:
         finder: serves the mutant.
         left_out: names of tests that are not run.
+        conftest: whether one lies beside the test file.
     """
 
-    def __init__(self, finder: SourceFinder, left_out: frozenset[str]) -> None:
+    def __init__(self, finder: SourceFinder, left_out: frozenset[str], conftest: bool = False) -> None:
         self.finder = finder
         self.left_out = left_out
+        self.conftest = conftest
         self.alarm = contextlib.nullcontext()
 
     def begin(self, session: pytest.Session) -> None:
@@ -244,6 +267,11 @@ class MutantTask:
         sys.meta_path[:] = [hook for hook in sys.meta_path if type(hook).__name__ != "AssertionRewritingHook"]
         session.config.option.tbstyle = "no"
         self.finder.install()
+        if self.conftest:
+            try:
+                admit_conftest(session)
+            except BaseException:  # a mutant that breaks the import is found
+                os._exit(1)
 
     def collected(self, items: list[pytest.Item]) -> None:
         """Drop what is left out."""
@@ -269,8 +297,8 @@ class MutantTask:
         """Nothing."""
 
     def raised(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-        """Stop at the first failure, before its traceback is rendered."""
-        if call.excinfo is None or item.get_closest_marker("xfail"):
+        """Stop at the first failure, before its traceback is rendered; a conftest's hooks may make it none."""
+        if self.conftest or call.excinfo is None or item.get_closest_marker("xfail"):
             return
         if not call.excinfo.errisinstance((pytest.skip.Exception, pytest.xfail.Exception)):
             os._exit(1)

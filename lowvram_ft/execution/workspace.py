@@ -1,7 +1,7 @@
 """The private folder of a server: laid out for each job, put back whenever a run has touched it.
 
-``code`` holds the modules, which a test may read; ``box`` is the test's own: ``work`` with the test file, where
-it runs, and an empty ``home`` and ``tmp``.
+``code`` holds the modules, which a test may read; ``box`` is the test's own: ``work`` with the test file, and what
+lies beside it, where it runs, and an empty ``home`` and ``tmp``.
 """
 
 from __future__ import annotations
@@ -28,13 +28,22 @@ class Workspace:
         code: module texts by the file that holds each, under ``folder / "code"``.
         test: text of the test file.
         shared: more folders that a test can write, and that are emptied.
+        beside: texts of the files beside the test file, by their paths relative to it.
     """
 
-    def __init__(self, folder: Path, code: Mapping[Path, str], test: str, shared: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        code: Mapping[Path, str],
+        test: str,
+        shared: Iterable[Path] = (),
+        beside: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.work = folder / WORK
         self.shared = tuple(shared)
-        self.texts = {**code, self.work / TEST_FILE: test}
+        others = {self.work / name: text for name, text in (beside or {}).items()}
+        self.texts = {**code, **others, self.work / TEST_FILE: test}
         self._stamps: dict[str, _Stamp] = {}
 
     def lay_out(self) -> None:
