@@ -50,7 +50,7 @@ def main() -> int:
         run([sys.executable, "-m", "venv", str(VENV)])
     pip = [str(VENV / "bin" / "python"), "-m", "pip"]
     wheel = llama_wheel(pip)
-    extras = ["demo", "dev"] if options.test else ["demo"]
+    extras = ["demo", "serve", "dev"] if options.test else ["demo", "serve"]
     say("installing packages")
     run([*pip, "install", "-q", *requirements(extras)])
     if isinstance(wheel, Build):
@@ -61,6 +61,10 @@ def main() -> int:
     if options.test and UNSLOTH_CPU.is_file():
         say("installing Unsloth's CPU backend for the tests")
         run([*pip, "install", "-q", "--no-deps", "-r", str(UNSLOTH_CPU)])
+    if options.test:
+        say("installing Ray for the tests")
+        if subprocess.run([*pip, "install", "-q", "-e", f"{ROOT}[ray]"], check=False).returncode != 0:
+            print("set-up: Ray cannot be installed here; its tests will be skipped", file=sys.stderr)
     stamp.write_text(state)
     if options.test:
         (VENV / ".set-up-demo").write_text(state)

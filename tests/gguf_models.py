@@ -137,6 +137,27 @@ def make_tiny_model(
     return path
 
 
+def ascii_model(folder: Path) -> Path:
+    """A tiny model that writes ASCII, and no start of a message.
+
+    After a byte of a longer character, llama-cpp-python's server goes on past ``max_tokens``, and it leaves the text of
+    control tokens out.
+    """
+    from safetensors.numpy import load_file, save_file
+    from tokenizers import Tokenizer
+
+    make_tiny_model(folder, tie=False)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors["lm_head.weight"]
+    for token in range(len(head)):
+        text = tokenizer.decode([token], skip_special_tokens=False) if token < tokenizer.get_vocab_size() else ""
+        if not text.isascii() or text in ("", "<|im_start|>"):
+            head[token] = 0
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def make_adapter(base: Path, path: Path, seed: int = 0, **lora: Any) -> Path:
     """Save a PEFT LoRA adapter for ``base`` with random factors that change every layer visibly.
 

@@ -47,11 +47,7 @@ class Native:
     """
 
     def __init__(self, path: Path, n_ctx: int, n_parallel: int | None, settings: EngineSettings) -> None:
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file; give a GGUF")
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ModelError(f"{path}: is not a GGUF; give one, for example from: lowvram-ft export")
+        check_gguf(path)
         self.lib: Any = library()
         self.name = path.name
         self.n_ctx = n_ctx
@@ -59,7 +55,7 @@ class Native:
         self._context: Any = None
         _quiet(self.lib)
         self.lib.llama_backend_init()
-        self.n_gpu_layers = self._gpu_layers(path, n_parallel, settings)
+        self.n_gpu_layers = gpu_layers(self.lib, path, settings, n_ctx, n_parallel)
         self._model = self._load(path, settings)
         self.vocab = self.lib.llama_model_get_vocab(self._model)
         self.n_vocab = self.lib.llama_vocab_n_tokens(self.vocab)
@@ -179,19 +175,6 @@ class Native:
             raise ModelError(f"{path}: llama.cpp cannot load it (truncated, or a newer format); export it again")
         return model
 
-    def _gpu_layers(self, path: Path, n_parallel: int | None, settings: EngineSettings) -> int:
-        if not self.lib.llama_supports_gpu_offload():
-            return 0
-        if settings.n_gpu_layers is not None:
-            return settings.n_gpu_layers
-        gpus = detect().gpus
-        if not gpus:
-            return 0
-        parts = parts_of(path)
-        bits = KV_TYPES[settings.kv_type].bits
-        n_seqs = n_parallel or affordable(parts.kv_bytes_per_token(bits) * len(parts.layer_bytes) * self.n_ctx)
-        return layers_that_fit(gpus[0].free_bytes, parts, (self.n_ctx + SPARE_CELLS) * n_seqs, bits)
-
     def _make_context(self, settings: EngineSettings) -> Any:
         parameters = self.lib.llama_context_default_params()
         parameters.n_ctx = (self.n_ctx + SPARE_CELLS) * self.n_parallel
@@ -214,6 +197,34 @@ class Native:
 
     def _affordable(self, settings: EngineSettings) -> int:
         return affordable(self._kv_bytes_per_token(settings) * self.n_ctx)
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse what is no GGUF at all, before llama.cpp is loaded.
+
+    Raises:
+        ModelError: it is missing, or something else.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; give a GGUF")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{path}: is not a GGUF; give one, for example from: lowvram-ft export")
+
+
+def gpu_layers(lib: Any, path: Path, settings: EngineSettings, n_ctx: int, n_parallel: int | None) -> int:
+    """Layers of a file that go on the GPU: what the settings say, else what fits into its free memory."""
+    if not lib.llama_supports_gpu_offload():
+        return 0
+    if settings.n_gpu_layers is not None:
+        return settings.n_gpu_layers
+    gpus = detect().gpus
+    if not gpus:
+        return 0
+    parts = parts_of(path)
+    bits = KV_TYPES[settings.kv_type].bits
+    n_seqs = n_parallel or affordable(parts.kv_bytes_per_token(bits) * len(parts.layer_bytes) * n_ctx)
+    return layers_that_fit(gpus[0].free_bytes, parts, (n_ctx + SPARE_CELLS) * n_seqs, bits)
 
 
 def affordable(kv_bytes: int) -> int:

@@ -16,6 +16,18 @@ def newest_export(runs: Path = RUNS) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def given_or_newest(model: str | Path | None) -> str | Path:
+    """The model that was given, else the newest export under ``runs/``.
+
+    Raises:
+        UsageError: none was given, and none was exported here.
+    """
+    chosen = model or newest_export()
+    if chosen is None:
+        raise UsageError("--model: no export under runs/; give a GGUF, or make one with: lowvram-ft demo")
+    return chosen
+
+
 def open_model(
     model: str | Path | None, n_ctx: int, *, n_parallel: int = 1, concurrency: int | None = None
 ) -> Generator:
@@ -32,7 +44,5 @@ def open_model(
         ModelError: it cannot be loaded.
         GenerationError: no server answers at its address.
     """
-    chosen = model or newest_export()
-    if chosen is None:
-        raise UsageError("--model: no export under runs/; give a GGUF, or make one with: lowvram-ft demo")
+    chosen = given_or_newest(model)
     return opening.open_model(chosen, n_ctx=n_ctx, n_parallel=n_parallel, concurrency=concurrency)

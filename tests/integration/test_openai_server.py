@@ -24,7 +24,7 @@ from lowvram_ft.inference.openai_compatible import OpenAICompatible
 from lowvram_ft.inference.retrying import Policy
 from lowvram_ft.inference.settings import EngineSettings
 from tests.chat_servers import Behaviour, cut_after, forward, serving
-from tests.gguf_models import make_tiny_model
+from tests.gguf_models import ascii_model
 
 KEY = "sk-of-the-test"
 N_CTX = 512
@@ -74,23 +74,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
         finally:
             process.terminate()
             process.wait(20)
-
-
-def ascii_model(folder: Path) -> Path:
-    """A tiny model that writes ASCII: after a byte of a longer character the server goes on past ``max_tokens``."""
-    from safetensors.numpy import load_file, save_file
-    from tokenizers import Tokenizer
-
-    make_tiny_model(folder, tie=False)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tensors = load_file(folder / "model.safetensors")
-    head = tensors["lm_head.weight"]
-    for token in range(len(head)):
-        text = tokenizer.decode([token], skip_special_tokens=False) if token < tokenizer.get_vocab_size() else ""
-        if not text.isascii() or not text:
-            head[token] = 0
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
