@@ -11,8 +11,8 @@ from pathlib import Path
 from lowvram_ft.errors import LowvramError, MachineError, UsageError
 
 TIMEOUT_S = 120.0
-_QUIET = {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_TERMINAL_PROMPT": "0"}
-"""Messages that can be read, no lock of the index for a mere look, no meaning in a file's ``*`` or ``:``."""
+_QUIET = {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+"""Messages that can be read, no lock of the index for a mere look, no questions."""
 
 
 @dataclass(frozen=True)
