@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from lowvram_ft.data.imports.edits import Edits
+from lowvram_ft.data.syntax import parse
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -15,9 +18,13 @@ def drop_tests(test: str, names: Sequence[str]) -> str:
     Args:
         test: a test file.
         names: ``test_y``, or ``TestX::test_y``; a class of which nothing would be left goes with its tests.
+
+    Returns:
+        The rest; the file as it is where it does not parse.
     """
-    lines = test.splitlines(keepends=True)
-    for node in _named(ast.parse(test).body, "", frozenset(names)):
+    tree = parse(test)
+    lines = re.split(r"(?<=\n)", test)  # as Python counts them: a form feed ends none
+    for node in _named(tree.body if tree is not None else [], "", frozenset(names)):
         start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         for number in range(start - 1, node.end_lineno or node.lineno):
             lines[number] = ""
@@ -44,3 +51,55 @@ def import_real_module(test: str, module: str) -> str:
     test = re.sub(r"(?m)^(\s*)import solution\b(?! as)", rf"\1import {module} as solution", test)
     # the places where pytest and unittest.mock take a module's name in a string
     return re.sub(r"\b(patch|patch\.dict|setattr|delattr)\((\s*)([\"'])solution\.", rf"\1(\2\3{module}.", test)
+
+
+def drop_cases(test: str, name: str, places: Collection[int], n_cases: int) -> str | None:
+    """Leave out cases of a parametrized test by their places in its list.
+
+    Args:
+        test: a test file.
+        name: of the test, as for `drop_tests`.
+        places: of the cases that go, from 0.
+        n_cases: how many cases pytest ran.
+
+    Returns:
+        The rest; None where the cases are not a single list in the text, of that many values, or none would be left.
+    """
+    tree = parse(test)
+    node = next((node for node in (_named(tree.body, "", frozenset({name})) if tree is not None else [])), None)
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or len(places) >= n_cases:
+        return None
+    marks = [mark for mark in node.decorator_list if isinstance(mark, ast.Call) and _is_parametrize(mark.func)]
+    if len(marks) != 1 or (name.count("::") and _owner_is_marked(tree, name)):
+        return None
+    given = {keyword.arg: keyword.value for keyword in marks[0].keywords}
+    values = marks[0].args[1] if len(marks[0].args) > 1 else given.get("argvalues")
+    ids = given.get("ids")
+    lists = [values, *([ids] if ids is not None else [])]
+    edits = Edits(test)
+    for found in lists:
+        if not isinstance(found, ast.List | ast.Tuple) or len(found.elts) != n_cases:
+            return None
+        if any(isinstance(value, ast.Starred) for value in found.elts):
+            return None
+        kept = [value for place, value in enumerate(found.elts) if place not in places]
+        texts = [edits.text_of(value) for value in kept]
+        opening, closing = ("[", "]") if isinstance(found, ast.List) else ("(", ",)")
+        indent = " " * (node.col_offset + 8)
+        apart = found.lineno != found.end_lineno
+        middle = "".join(f"\n{indent}{text}," for text in texts) + f"\n{indent[4:]}" if apart else ", ".join(texts)
+        edits.replace(found, opening + middle + (closing.lstrip(",") if apart else closing))
+    return edits.result()
+
+
+def _is_parametrize(function: ast.expr) -> bool:
+    return isinstance(function, ast.Attribute) and function.attr == "parametrize"
+
+
+def _owner_is_marked(tree: ast.Module | None, name: str) -> bool:
+    """Whether a class around a test is parametrized as well."""
+    owners = set(name.split("::")[:-1])
+    return any(
+        isinstance(node, ast.ClassDef) and node.name in owners and node.decorator_list
+        for node in ast.walk(tree or ast.Module([], []))
+    )
