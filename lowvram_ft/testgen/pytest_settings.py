@@ -57,7 +57,9 @@ def find_root(start: Path) -> Path | None:
         UsageError: a file of its configuration cannot be read.
     """
     for folder in (start, *start.parents):
-        if _pytest_section(folder) is not None or _is_project(folder):
+        # a package with a file of its own to build it from, inside of a repository, is no place for tests
+        is_package = (folder / "__init__.py").exists()
+        if _pytest_section(folder) is not None or (_is_project(folder) and not is_package):
             return folder
         if (folder / ".git").exists():
             return folder
@@ -121,7 +123,7 @@ def read_ini(file: Path) -> configparser.RawConfigParser:
 
 def _is_project(folder: Path) -> bool:
     """Whether a folder is what a package is built from."""
-    if (folder / "setup.py").is_file() and not (folder / "__init__.py").exists():
+    if (folder / "setup.py").is_file():
         return True
     toml = read_toml(folder / "pyproject.toml")
     tools = toml.get("tool")
