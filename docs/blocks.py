@@ -42,8 +42,8 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
         "lowvram_ft.execution.executor.run_tests",
         "lowvram_ft.execution.executor.mutation_analysis",
         "lowvram_ft.execution.executor.judge",
-        "lowvram_ft.execution.executor.run_many",
-        "lowvram_ft.execution.executor.run_stream",
+        "lowvram_ft.execution.many.run_many",
+        "lowvram_ft.execution.many.run_stream",
     ),
     "verdict": ("lowvram_ft.execution.verdict.Verdict", "lowvram_ft.execution.verdict.TestResult"),
     "mutation": (

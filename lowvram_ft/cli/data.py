@@ -16,6 +16,7 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
+    ray_option,
     sandbox_option,
     set_option,
 )
@@ -124,6 +125,7 @@ def _prepared(
     help="Folder with checkouts of the repositories that TestGenEval's rows come from.",
 )
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Take verdicts from earlier runs.")
+@ray_option
 @sandbox_option
 @json_option
 @quiet_option
@@ -135,6 +137,7 @@ def verify(
     min_mutation_score: float,
     repos: Path | None,
     cache: bool,
+    ray_address: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -146,7 +149,8 @@ def verify(
     from lowvram_ft.recipe import load
 
     resolved = load(name, overrides)
-    found = verify_recipe(resolved, min_mutation_score, progress(quiet), repos=repos, use_cache=cache)
+    told = progress(quiet)
+    found = verify_recipe(resolved, min_mutation_score, told, repos=repos, use_cache=cache, ray_address=ray_address)
     if as_json:
         print_json(found)
     else:

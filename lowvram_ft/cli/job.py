@@ -19,6 +19,7 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
+    ray_option,
     sandbox_option,
     set_option,
 )
@@ -144,6 +145,7 @@ def _stages(job: Job) -> dict[str, Any]:
 @max_new_tokens_option(384)
 @n_ctx_option
 @click.option("--out", type=FOLDER, help="Folder for samples.jsonl (default: eval-MODEL); continued if it is there.")
+@ray_option
 @sandbox_option
 @json_option
 @quiet_option
@@ -156,6 +158,7 @@ def evaluate(
     max_new_tokens: int,
     n_ctx: int,
     out: Path | None,
+    ray_address: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -177,6 +180,7 @@ def evaluate(
         out or Path(f"eval-{choose_model(model).short}"),
         progress(quiet),
         repos,
+        ray_address,
     )
     if as_json:
         print_json(found)

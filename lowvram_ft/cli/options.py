@@ -82,6 +82,14 @@ sandbox_option = click.option(
 )
 
 
+ray_option = click.option(
+    "--ray",
+    "ray_address",
+    metavar="ADDRESS",
+    help="Run tests on a Ray cluster: auto, ray://HOST:10001, HOST:6379, or local:N for N workers started here.",
+)
+
+
 def max_new_tokens_option(default: int) -> Callable[[Command], Command]:
     """``--max-new-tokens`` with a command's own default."""
     return click.option(

@@ -11,6 +11,7 @@ from typing import Any
 
 from lowvram_ft.data.row import Row
 from lowvram_ft.execution import Judgement, Limits, Variation, Verdict, VerdictCache, judge, run_many, run_tests
+from lowvram_ft.execution.place import root_problem
 
 VARIATIONS = (Variation(order=1, hash_seed=1), Variation(order=2, hash_seed=2))
 """After the usual run, a test has to pass in these."""
@@ -76,7 +77,7 @@ def verify_rows(
     Raises:
         MachineError: the processes that run tests cannot be started.
     """
-    places = [_place(row, repos) for row in rows]
+    places = [_readable(*_place(row, repos)) for row in rows]
     ran = [number for number, (_, problem) in enumerate(places) if problem is None]
 
     def first(number: int) -> tuple[Judgement, bool | None]:
@@ -131,6 +132,11 @@ def _place(row: Row, repos: Path | None) -> tuple[Path | None, str | None]:
         root = Path(str(row.meta.get("root", "")))
         return (root, None) if root.is_dir() and row.meta.get("root") else (None, "its repository is not there")
     return checkout(row.meta, repos) if row.source == "testgeneval" else (None, None)
+
+
+def _readable(root: Path | None, problem: str | None) -> tuple[Path | None, str | None]:
+    """The same, but for a folder that cannot be read where rows are run."""
+    return root, problem if root is None or problem is not None else root_problem(root)
 
 
 def checkout(facts: Mapping[str, Any], repos: Path | None) -> tuple[Path | None, str | None]:

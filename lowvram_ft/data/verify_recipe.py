@@ -14,6 +14,7 @@ from lowvram_ft.data.collect import BATCH, Collected, Verify, collect
 from lowvram_ft.data.prepared import Example
 from lowvram_ft.data.verify import RowVerdict, verify_rows
 from lowvram_ft.execution import VerdictCache
+from lowvram_ft.execution.ray_pool import judged_at
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import DataSection, Resolved
 
@@ -25,6 +26,7 @@ def verify_recipe(
     *,
     repos: Path | None = None,
     use_cache: bool = True,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Run every row of a recipe that its filters let through.
 
@@ -33,22 +35,15 @@ def verify_recipe(
         min_mutation_score: least share of mutants that a row has to kill.
         progress: where a person reads how far it is.
         repos: folder with checkouts of the repositories that rows come from.
-        use_cache: take verdicts of earlier runs.
+        use_cache: take verdicts of earlier runs. They are kept on this machine, wherever rows are run.
+        ray_address: of the cluster that runs them, as `lowvram_ft.execution.ray_pool.read_address` takes it; None for
+            this machine.
 
     Returns:
         How many rows were run, the mean mutation score, and the rows that do not hold or were not run, with the reason.
     """
-    verdicts: list[RowVerdict] = []
-    for stage in resolved.stages:
-        section, suites = stage.recipe.data, stage.recipe.eval.suites
-        with _collected(section, suites, progress) as found, _cache(use_cache) as cache:
-            places = found.choose(None).places
-            for start in range(0, len(places), BATCH):
-                rows = [found.examples[int(place)].row for place in places[start : start + BATCH]]
-                step = _steps(progress, start, len(places))
-                verdicts += verify_rows(rows, repos=repos, cache=cache, on_row=step)
-            if cache is not None and cache.hits:
-                progress.say(f"{cache.hits} verdicts from earlier runs ({cache.path}); --no-cache runs them again")
+    with judged_at(ray_address, progress.say):
+        verdicts = _verified(resolved, progress, repos, use_cache)
     executed = [verdict for verdict in verdicts if verdict.executed]
     scores = [verdict.mutation_score for verdict in executed]
     return {
@@ -60,6 +55,21 @@ def verify_recipe(
         "bad": [verdict.to_json() for verdict in executed if verdict.problem(min_mutation_score)],
         "not_executed": [verdict.to_json() for verdict in verdicts if not verdict.executed],
     }
+
+
+def _verified(resolved: Resolved, progress: Progress, repos: Path | None, use_cache: bool) -> list[RowVerdict]:
+    verdicts: list[RowVerdict] = []
+    for stage in resolved.stages:
+        section, suites = stage.recipe.data, stage.recipe.eval.suites
+        with _collected(section, suites, progress) as found, _cache(use_cache) as cache:
+            places = found.choose(None).places
+            for start in range(0, len(places), BATCH):
+                rows = [found.examples[int(place)].row for place in places[start : start + BATCH]]
+                step = _steps(progress, start, len(places))
+                verdicts += verify_rows(rows, repos=repos, cache=cache, on_row=step)
+            if cache is not None and cache.hits:
+                progress.say(f"{cache.hits} verdicts from earlier runs ({cache.path}); --no-cache runs them again")
+    return verdicts
 
 
 def verifier(section: DataSection, progress: Progress, *, repos: Path | None = None) -> Verify | None:

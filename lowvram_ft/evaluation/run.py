@@ -8,6 +8,7 @@ from typing import Any
 
 from lowvram_ft.evaluation.evaluate import evaluate
 from lowvram_ft.evaluation.suites import load_suite
+from lowvram_ft.execution.ray_pool import judged_at
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.inference.opening import choose_model, identity, open_model
 from lowvram_ft.progress import Progress
@@ -24,6 +25,7 @@ def evaluate_file(
     out: Path,
     progress: Progress,
     repos: Path | None = None,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on suites.
 
@@ -37,19 +39,22 @@ def evaluate_file(
         out: folder for ``samples.jsonl``; samples that are there already are not generated again.
         progress: where a person reads how far it is.
         repos: folder with checkouts of the repositories that tasks of testgeneval come from.
+        ray_address: of the cluster that runs the tests, as `lowvram_ft.execution.ray_pool.read_address` takes it; None
+            for this machine, which generates them in any case.
 
     Returns:
         Suite to its means, and where the samples are.
 
     Raises:
-        UsageError: there is no such suite.
+        UsageError: there is no such suite, or the address is none.
         DataError: a suite's file is missing or broken.
         ModelError: the file is missing or broken, or the hub or the server does not have the model.
         GenerationError: no server answers at the address.
-        MachineError: there is no sandbox to run its tests in.
+        MachineError: there is no sandbox to run its tests in, or no such cluster.
     """
     choice = choose_model(model)
-    choose_sandbox()
+    if ray_address is None:
+        choose_sandbox()
     tasks = [task for suite in suites for task in load_suite(suite, max_tasks, repos)]
     section = EvalSection(
         suites=tuple(suites),
@@ -60,5 +65,6 @@ def evaluate_file(
     samples = out / "samples.jsonl"
     name = Path(choice.text).name if choice.kind == "gguf" else choice.text
     step = f"eval:{name}:{identity(choice)}:{samples_per_task}x{max_new_tokens}"
-    found = evaluate(lambda: open_model(model, n_ctx=n_ctx), tasks, section, samples, step, progress)
+    with judged_at(ray_address, progress.say):
+        found = evaluate(lambda: open_model(model, n_ctx=n_ctx), tasks, section, samples, step, progress)
     return {"model": str(model), "samples": str(samples), **found}

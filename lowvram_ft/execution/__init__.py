@@ -1,9 +1,10 @@
 """Run code that a model wrote: its tests, what they cover, and which planted faults they find."""
 
 from lowvram_ft.execution.cache import VerdictCache
-from lowvram_ft.execution.executor import judge, mutation_analysis, run_many, run_stream, run_tests
+from lowvram_ft.execution.executor import judge, mutation_analysis, run_tests
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.log import trim_log
+from lowvram_ft.execution.many import run_many, run_stream
 from lowvram_ft.execution.shape import Shape, check_counts, read_shape
 from lowvram_ft.execution.variation import Variation
 from lowvram_ft.execution.verdict import (

@@ -32,6 +32,12 @@ _RULES = 2
 """Raised where the same file gets another verdict: what counts as a check."""
 
 
+def judge_versions() -> dict[str, str]:
+    """The versions that a verdict depends on, by name: of the kit and its rules, of Python, and of what judges."""
+    kit = {"lowvram-ft": f"{__version__} (rules {_RULES})", "python": platform.python_version()}
+    return kit | {name: importlib.metadata.version(name) for name in _JUDGES}
+
+
 class VerdictCache:
     """An SQLite file that several threads and processes may use at the same time.
 
@@ -46,9 +52,7 @@ class VerdictCache:
         self.path = path
         self.hits = 0
         self._lock = threading.Lock()
-        self._salt = json.dumps(
-            [__version__, _RULES, platform.python_version(), *(importlib.metadata.version(name) for name in _JUDGES)]
-        )
+        self._salt = json.dumps(list(judge_versions().values()))
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

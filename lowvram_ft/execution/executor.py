@@ -6,27 +6,22 @@ What the sandbox does not cover stands in `lowvram_ft.execution.sandbox`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from lowvram_ft.errors import MachineError
 from lowvram_ft.execution.cache import VerdictCache
 from lowvram_ft.execution.limits import Limits
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.mutants import Edit, find_mutants
+from lowvram_ft.execution.place import Mutants, Told, elsewhere
 from lowvram_ft.execution.pool import Question, Server, ServerLost, default_pool, patience_s
 from lowvram_ft.execution.variation import USUAL, Variation
 from lowvram_ft.execution.verdict import Judgement, Mutant, MutationReport, Verdict
 
 _DEFAULT_LIMITS = Limits()
-_AHEAD = 4
-"""Jobs that are taken for each worker before the first of them has to be given."""
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 
 def run_tests(
@@ -62,7 +57,7 @@ def run_tests(
     question = Question(
         code, module, test, limits, None, False, None, variation.order, variation.hash_seed, beside=beside
     )
-    return _cached(question, root, cache, lambda _: False)[0]
+    return _cached(question, root, cache, "never")[0]
 
 
 def mutation_analysis(
@@ -103,7 +98,7 @@ def mutation_analysis(
         DataError: as for `run_tests`.
     """
     question = Question(code, module, test, limits, tests, True, max_mutants, beside=beside, only=only)
-    report = _verdict_and_mutation(question, root, lambda _: True)[1]
+    report = _told(question, root, "always")[1]
     assert report is not None
     return report
 
@@ -127,110 +122,40 @@ def judge(
         DataError: as for `run_tests`.
     """
     question = Question(code, module, test, limits, None, True, max_mutants, beside=beside, only=only)
-    return Judgement.from_parts(*_cached(question, root, cache, lambda verdict: verdict.n_passed > 0))
-
-
-def run_many(
-    function: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    *,
-    workers: int | None = None,
-    on_result: Callable[[int, Result], None] | None = None,
-) -> list[Result]:
-    """Call ``function`` on each job, several at a time, and give the results in the order of the jobs.
-
-    Args:
-        function: calls `run_tests`, `mutation_analysis` or `judge`.
-        jobs: its arguments.
-        workers: how many at a time; None for one a CPU.
-        on_result: gets the place of each job and its result as soon as there is one, in this thread.
-
-    Raises:
-        KeyboardInterrupt: after every running process is killed.
-        MachineError: as for `run_tests`; what runs is killed first.
-    """
-    results: dict[int, Result] = {}
-    for place, result in _as_completed(function, jobs, workers):
-        results[place] = result
-        if on_result is not None:
-            on_result(place, result)
-    return [results[place] for place in sorted(results)]
-
-
-def run_stream(
-    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int | None = None
-) -> Iterator[Result]:
-    """Call ``function`` on each job, several at a time, and give each result as soon as those before it are given.
-
-    Jobs are taken as they are needed, a few ahead of the result that is given next: neither jobs nor results pile
-    up, however many there are.
-
-    Args:
-        function: calls `run_tests`, `mutation_analysis` or `judge`.
-        jobs: its arguments.
-        workers: how many at a time; None for one a CPU.
-
-    Raises:
-        KeyboardInterrupt: after every running process is killed.
-        MachineError: as for `run_tests`; what runs is killed first.
-    """
-    early: dict[int, Result] = {}
-    following = 0
-    for place, result in _as_completed(function, jobs, workers, ahead=lambda: len(early)):
-        early[place] = result
-        while following in early:
-            yield early.pop(following)
-            following += 1
-
-
-def _as_completed(
-    function: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    workers: int | None,
-    ahead: Callable[[], int] = lambda: 0,
-) -> Iterator[tuple[int, Result]]:
-    """Place and result of each job, as soon as there is one; waits where too many are ``ahead``."""
-    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-
-    places = workers or os.cpu_count() or 1
-    running: dict[Future[Result], int] = {}
-    waiting = enumerate(jobs)
-    with ThreadPoolExecutor(max_workers=places) as threads:
-        try:
-            more = True
-            while more or running:
-                while more and len(running) + ahead() < _AHEAD * places:
-                    place, job = next(waiting, (-1, None))
-                    if more := place >= 0:
-                        running[threads.submit(function, cast(Job, job))] = place
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in running):
-                default_pool().stop_busy()
-                time.sleep(0.05)
-            raise
+    return Judgement.from_parts(*_cached(question, root, cache, "if_passing"))
 
 
 def _cached(
-    question: Question, root: Path | None, cache: VerdictCache | None, wants_mutants: Callable[[Verdict], bool]
+    question: Question, root: Path | None, cache: VerdictCache | None, mutants: Mutants
 ) -> tuple[Verdict, MutationReport | None]:
     if cache is None or root is not None:
-        return _verdict_and_mutation(question, root, wants_mutants)
+        return _told(question, root, mutants)[:2]
     found = cache.get(question.to_json())
     if found is None:
-        answers = _answers(question, root, wants_mutants)
-        found = _digest(question, answers, wants_mutants)
-        if answers.complete:  # what a lost server did not tell is no property of the test file
-            cache.put(question.to_json(), *found)
+        verdict, report, complete = _told(question, root, mutants)
+        found = verdict, report
+        if complete:  # what a lost server did not tell is no property of the test file
+            cache.put(question.to_json(), verdict, report)
     return found
 
 
-def _verdict_and_mutation(
-    question: Question, root: Path | None, wants_mutants: Callable[[Verdict], bool]
-) -> tuple[Verdict, MutationReport | None]:
-    return _digest(question, _answers(question, root, wants_mutants), wants_mutants)
+def _told(question: Question, root: Path | None, mutants: Mutants) -> Told:
+    taker = elsewhere()
+    return ask_here(question, root, mutants) if taker is None else taker.ask(question, root, mutants)
+
+
+def ask_here(question: Question, root: Path | None, mutants: Mutants) -> Told:
+    """Have a job done by a server of this process's own pool, whatever `judged_by` says.
+
+    Raises:
+        MachineError: there is no sandbox here, or it could not be started.
+    """
+
+    def wanted(verdict: Verdict) -> bool:
+        return mutants == "always" or (mutants == "if_passing" and verdict.n_passed > 0)
+
+    answers = _answers(question, root, wanted)
+    return *_digest(question, answers, wanted), answers.complete
 
 
 def _answers(question: Question, root: Path | None, wants_mutants: Callable[[Verdict], bool]) -> _Answers:

@@ -13,6 +13,7 @@ from lowvram_ft.data.verify import checkout
 from lowvram_ft.errors import DataError
 from lowvram_ft.evaluation.suites.task import Task, make_task
 from lowvram_ft.execution import Limits, run_many, run_tests
+from lowvram_ft.execution.place import root_problem
 
 STATIC = " (static)"
 """Follows the name of a suite in every table and record where its tests were not run."""
@@ -68,6 +69,9 @@ def only_importable(tasks: Sequence[Task]) -> list[Task]:
     """
 
     def problem(task: Task) -> str:
+        unread = None if task.root is None else root_problem(task.root)
+        if unread is not None:
+            return unread
         verdict = run_tests(task.code, task.module, _IMPORTS, Limits(), task.root)
         if verdict.all_passed:
             return ""
