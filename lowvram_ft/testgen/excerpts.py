@@ -16,6 +16,7 @@ _MAKERS = frozenset({"__init__", "__new__", "__post_init__"})
 """Methods without which a reader does not know how to make an object."""
 _HOOKS = frozenset({"__init_subclass__", "__set_name__", "__class_getitem__", "__prepare__"})
 """Methods that Python calls where a class is made or named."""
+_DECLARATIONS = frozenset({"__slots__", "__match_args__"})
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Source:
     def _can_go(self, member: Member, named: Collection[str]) -> bool:
         if member.owner is None or not member.binds.isdisjoint(named) or member.name in _MAKERS | _HOOKS:
             return False
-        if not member.is_function and any(name.startswith("__") for name in member.binds):  # __slots__ and its kin
+        if not member.is_function and member.name in _DECLARATIONS:
             return False
         if member.owner.decorator_list and member.name.startswith("__"):  # functools.total_ordering looks for them
             return False
