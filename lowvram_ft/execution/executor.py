@@ -19,7 +19,7 @@ from lowvram_ft.execution.mutants import Edit, find_mutants
 from lowvram_ft.execution.place import Mutants, Told, elsewhere
 from lowvram_ft.execution.pool import Question, Server, ServerLost, default_pool, patience_s
 from lowvram_ft.execution.variation import USUAL, Variation
-from lowvram_ft.execution.verdict import Judgement, Mutant, MutationReport, Verdict
+from lowvram_ft.execution.verdict import Judgement, Mutant, MutantOutcome, MutationReport, Verdict
 
 _DEFAULT_LIMITS = Limits()
 
@@ -34,6 +34,7 @@ def run_tests(
     variation: Variation = USUAL,
     cache: VerdictCache | None = None,
     beside: Mapping[str, str] | None = None,
+    tests: Sequence[str] | None = None,
 ) -> Verdict:
     """Run the pytest file ``test`` against ``code`` in a fork of a sandboxed server.
 
@@ -49,13 +50,14 @@ def run_tests(
         cache: verdicts of earlier runs; not asked where there is a ``root``.
         beside: texts of files that lie beside the test file, by their paths relative to it, such as the
             ``conftest.py`` of a project; see `lowvram_ft.execution.beside`.
+        tests: names of the tests to run, as in `TestResult.name`; None for all.
 
     Raises:
         MachineError: there is no sandbox here, or it could not be started.
         DataError: ``module`` is a path, or a path of ``beside`` leads elsewhere.
     """
     question = Question(
-        code, module, test, limits, None, False, None, variation.order, variation.hash_seed, beside=beside
+        code, module, test, limits, tests, False, None, variation.order, variation.hash_seed, beside=beside
     )
     return _cached(question, root, cache, "never")[0]
 
@@ -89,9 +91,8 @@ def mutation_analysis(
         max_mutants: how many to run at the most: a sample, stratified by operator, of those that would be run.
             The score is then an estimate, and `MutationReport.interval` says how good.
         beside: as for `run_tests`.
-        only: places in `find_mutants` of the only mutants that may be run, so that several test files are held
-            against the same ones; None for all. The score speaks for all mutants only where these are a random
-            sample.
+        only: places in `find_mutants` of the only mutants that are asked for, so that several test files are held
+            against the same ones; None for all. The others do not count.
 
     Raises:
         MachineError: there is no sandbox here, or it could not be started.
@@ -189,9 +190,14 @@ def _digest(
         return verdict, None
     edits = answers.edits or find_mutants(_target_text(question))
     text = _target_text(question)
+    asked = None if question.only is None else frozenset(question.only)
+
+    def unanswered(number: int) -> MutantOutcome:
+        return "survived" if asked is None or number in asked else "not_asked"
+
     return verdict, MutationReport.from_mutants(
         tuple(
-            Mutant(edit.operator, edit.line, answers.outcomes.get(number, "survived"), edit.diff(text))
+            Mutant(edit.operator, edit.line, answers.outcomes.get(number, unanswered(number)), edit.diff(text))
             for number, edit in enumerate(edits)
         )
     )

@@ -50,6 +50,7 @@ class Edit:
         return "\n".join([*(f"-{line}" for line in before), *(f"+{line}" for line in after)])
 
 
+@functools.lru_cache(maxsize=8)
 def find_mutants(code: str) -> tuple[Edit, ...]:
     """All mutants of ``code`` by all registered operators that take no arguments, ordered by line.
 

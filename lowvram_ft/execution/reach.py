@@ -22,16 +22,22 @@ class Reach:
     def __init__(self, text: str, code: types.CodeType, ran: Collection[int]) -> None:
         self.ran = frozenset(ran)
         self.traceable = frozenset(line for part in _code_objects(code) for _, _, line in part.co_lines())
-        self.spans: dict[int, range] = {}
-        for node in ast.walk(ast.parse(text)):
-            span = _span(node)
-            for line in span:
-                self.spans[line] = span
+        self.spans = statement_spans(text)
 
     def reaches(self, line: int) -> bool:
         """Whether the statement at ``line`` ran, or cannot be seen running at all."""
         span = self.spans.get(line, range(line, line + 1))
         return not self.ran.isdisjoint(span) or self.traceable.isdisjoint(span)
+
+
+def statement_spans(text: str) -> dict[int, range]:
+    """Lines of the innermost statement that each line of a module belongs to; the header of a compound one is one."""
+    spans: dict[int, range] = {}
+    for node in ast.walk(ast.parse(text)):
+        span = _span(node)
+        for line in span:
+            spans[line] = span
+    return spans
 
 
 def same_code(one: types.CodeType, other: types.CodeType) -> bool:

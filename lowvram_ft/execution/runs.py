@@ -203,7 +203,7 @@ class Runner:
     def mutants(self, edits: Sequence[Sequence[Any]], most: int | None, emit: Callable[[int, str], None]) -> None:
         """Run the passing tests against each edit ``(operator, line, start, end, text)`` and emit its outcome.
 
-        Of those that may be run, and of more than ``most`` that would be, a sample is.
+        Of more than ``most`` that would be run, a sample is.
         """
         from lowvram_ft.execution.reach import Reach, same_code
 
@@ -214,6 +214,9 @@ class Runner:
         runnable: dict[int, types.CodeType] = {}
         outcomes: dict[int, str] = {}
         for number, (_, line, start, end, text) in enumerate(edits):
+            if self.only is not None and number not in self.only:
+                outcomes[number] = "not_asked"
+                continue
             code = _compile(self.text[:start] + text + self.text[end:], self.finder.target_file)
             if code is None or original is None or reach is None:
                 outcomes[number] = "incompetent"
@@ -221,8 +224,6 @@ class Runner:
                 outcomes[number] = "equivalent"
             elif baseline is None or not reach.reaches(line):
                 outcomes[number] = "not_covered"
-            elif self.only is not None and number not in self.only:
-                outcomes[number] = "not_run"
             else:
                 runnable[number] = code
         chosen = stratified({number: edits[number][0] for number in runnable}, most)

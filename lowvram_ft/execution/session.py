@@ -364,6 +364,9 @@ def _message(report: pytest.TestReport, text: str) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None:
         return str(crash.message)[:MESSAGE_CHARS]
+    missing = getattr(report.longrepr, "errorstring", None)  # of a fixture that is not there
+    if isinstance(missing, str):
+        return missing.partition("\n")[0][:MESSAGE_CHARS]
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])[:MESSAGE_CHARS]
     return text.strip().rpartition("\n")[2][:MESSAGE_CHARS]

@@ -11,7 +11,9 @@ from lowvram_ft.execution.sampling import estimate
 
 Outcome = Literal["passed", "failed", "error", "skipped", "timeout", "killed"]
 Status = Literal["ran", "syntax_error", "no_tests", "collection_error", "timeout", "killed"]
-MutantOutcome = Literal["killed", "timeout", "survived", "not_covered", "equivalent", "incompetent", "not_run"]
+MutantOutcome = Literal[
+    "killed", "timeout", "survived", "not_covered", "equivalent", "incompetent", "not_run", "not_asked"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Mutant:
         line: where the change is, counted from 1 in the module's own text.
         outcome: ``not_covered`` was not run, because no test reaches its line; ``equivalent`` compiles to
             the original's bytecode and ``incompetent`` to none at all: neither counts. ``not_run`` is not in
-            the sample.
+            the sample. ``not_asked`` is none of those that were asked for, and does not count either.
         diff: the changed lines, ``-`` before and ``+`` after.
     """
 

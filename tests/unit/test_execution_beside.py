@@ -44,7 +44,7 @@ def own_pool():
 
 def test_a_fixture_of_a_conftest_is_found_and_without_it_is_not():
     assert run(USES_FOUR, FIXTURE).all_passed
-    assert "fixture 'four' not found" in run(USES_FOUR).log
+    assert run(USES_FOUR).results[0].message == "fixture 'four' not found"
 
 
 def test_one_server_keeps_nothing_of_the_conftest_of_an_earlier_job():
@@ -343,9 +343,17 @@ def test_only_the_mutants_that_are_asked_for_are_run():
     some = judge(CODE, "solution", test, QUICK, only=asked).mutation
     assert some is not None
     assert {number for number, mutant in enumerate(some.mutants) if mutant.outcome == "killed"} == asked
-    assert {mutant.outcome for number, mutant in enumerate(some.mutants) if number in places - asked} == {"not_run"}
+    assert {mutant.outcome for number, mutant in enumerate(some.mutants) if number not in asked} == {"not_asked"}
+    assert some.total == len(asked) and some.score == 1.0 and some.interval is None
     none = judge(CODE, "solution", test, QUICK, only=()).mutation
-    assert none is not None and none.killed == 0 and none.not_run == len(places) + every.survived
+    assert none is not None and none.total == 0 and none.score is None
+    assert [(m.line, m.diff) for m in none.mutants] == [(m.line, m.diff) for m in every.mutants]
+
+
+def test_tests_that_are_named_are_the_only_ones_that_run():
+    test = "def test_a():\n    from solution import half\n    assert half(2) == 1\ndef test_b():\n    assert 1 == 2\n"
+    verdict = run_tests(CODE, "solution", test, QUICK, tests=["test_a"])
+    assert outcomes(verdict) == {"test_a": "passed"} and verdict.all_passed
 
 
 def test_a_question_without_files_is_what_it_was_before_there_could_be_any():
