@@ -23,7 +23,7 @@ changes the values that a test is about is turned down, though they may have bee
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from lowvram_ft.data.row import build_prompt
@@ -32,7 +32,8 @@ from lowvram_ft.execution import run_many
 from lowvram_ft.inference import Completion, Generator, Sampling
 from lowvram_ft.inference.extraction import extract_test
 from lowvram_ft.testgen.assertions import Check
-from lowvram_ft.testgen.examine import Claim, Contradiction, Dropped, Examined, Memory, examine
+from lowvram_ft.testgen.examine import examine, holds_alone
+from lowvram_ft.testgen.findings import Claim, Contradiction, Dropped, Examined, Memory
 from lowvram_ft.testgen.subject import Subject, Unit
 from lowvram_ft.testgen.traces import Trace
 
@@ -138,7 +139,9 @@ def write_candidates(
             waiting = [work for work in works if not work.too_long and not enough(work.unit, tuple(work.texts))]
         if waiting:
             _round(generator, subject, waiting, effort, sample, on_answer)
-    return [_found(work) for work in works]
+    traces = list(dict.fromkeys(trace for work in works for trace in work.traces))
+    alone = {trace for trace, holds in zip(traces, run_many(holds_alone, traces), strict=True) if holds}
+    return [_found(work, alone) for work in works]
 
 
 def _round(
@@ -207,7 +210,7 @@ def _take(work: _Work, test: str, found: Examined) -> None:
         work.traces.append(found.trace)
 
 
-def _found(work: _Work) -> Found:
+def _found(work: _Work, traces: Collection[Trace]) -> Found:
     contradictions: dict[str, Contradiction] = {}
     for chain in work.chains:
         for claim in chain.claims:
@@ -221,7 +224,7 @@ def _found(work: _Work) -> Found:
         tuple(work.texts),
         tuple(contradictions.values()),
         tuple(work.dropped),
-        tuple(work.traces),
+        tuple(trace for trace in dict.fromkeys(work.traces) if trace in traces),
         work.answers,
     )
 

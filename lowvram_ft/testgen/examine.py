@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
 
 from lowvram_ft.data.refinement import pytest_output, refinement_prompt
 from lowvram_ft.data.row import SOLUTION
@@ -13,129 +12,20 @@ from lowvram_ft.execution import Limits, Verdict, read_shape, run_tests
 from lowvram_ft.testgen.assertions import (
     NO_FACTS,
     Check,
-    FileFacts,
     TestFacts,
     changed_expectation,
     loosened,
-    read_tests,
     weakened,
 )
 from lowvram_ft.testgen.failures import Failure, did_not_run, explain_failures, function_of, probing
+from lowvram_ft.testgen.findings import Claim, Contradiction, Dropped, Examined, FailedFile, Memory
+from lowvram_ft.testgen.reading import read_tests
 from lowvram_ft.testgen.subject import Subject, Unit
 from lowvram_ft.testgen.texts import drop_cases, drop_tests, import_real_module
 from lowvram_ft.testgen.traces import Trace
 
 _MOST_RERUNS = 4
 """Runs of what is left until everything in it passes."""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A test that is not kept, though it may be no bug of the code either.
-
-    Attributes:
-        test: its name; empty for a whole answer, or for the whole unit.
-        reason: in a few words.
-    """
-
-    test: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """A test that the code contradicts: one of the two is wrong.
-
-    Attributes:
-        test: its name.
-        assertion: the assertion as the model wrote it; the statement that raised, where it did not come to one.
-        message: pytest's words.
-        text: a test file with this test alone, which fails.
-        disputed: whether another answer of the model expects what the code does.
-    """
-
-    test: str
-    assertion: str
-    message: str
-    text: str
-    disputed: bool = False
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A contradiction, with what it is told from others by.
-
-    Attributes:
-        key: the same for the same assertion.
-        subject: normal form of the call that the assertion is about; empty where there is no assertion.
-    """
-
-    contradiction: Contradiction
-    key: str
-    subject: str
-
-
-@dataclass(frozen=True)
-class FailedFile:
-    """A file that the model was asked to mend.
-
-    Attributes:
-        text: the file.
-        log: what it was told of it.
-        facts: what the file asserts.
-        alone: whether it fails in the same way beside nothing but the code that the model was shown.
-        contradicted: names of its tests that the code contradicts.
-    """
-
-    text: str
-    log: str
-    facts: FileFacts
-    alone: bool
-    contradicted: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What came before, from the first answer of a chain of refinements on.
-
-    Attributes:
-        passed: tests that are kept already.
-        contradicted: tests that the code contradicts, as they first were.
-        broken: tests that failed by themselves, as they first were, with pytest's words.
-        replaced: names of the code that the first file put something else in the place of.
-        failed: the file that the model was asked about last.
-    """
-
-    passed: Mapping[str, TestFacts] = field(default_factory=dict)
-    contradicted: Mapping[str, TestFacts] = field(default_factory=dict)
-    broken: Mapping[str, tuple[TestFacts, str]] = field(default_factory=dict)
-    replaced: frozenset[str] | None = None
-    failed: FailedFile | None = None
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What one answer came to.
-
-    Attributes:
-        text: the tests that are kept, in a file that imports the real module; empty for none.
-        checks: what they assert.
-        claims: new contradictions.
-        mended: names of tests whose contradiction is none any longer: all that they assert holds now.
-        dropped: tests that go.
-        memory: for the next answer.
-        prompt: the question for it; None where there is nothing to mend.
-        trace: where this answer mended the file before.
-    """
-
-    text: str
-    checks: tuple[Check, ...]
-    claims: tuple[Claim, ...]
-    mended: frozenset[str]
-    dropped: tuple[Dropped, ...]
-    memory: Memory
-    prompt: str | None
-    trace: Trace | None = None
 
 
 def run_in_place(subject: Subject, test: str) -> Verdict:
@@ -355,19 +245,18 @@ class _Examination:
             return None, None
         text = drop_tests(self.test, sorted(self.bent)) if self.bent else self.test
         verdict = self.verdict if text == self.test else run_in_place(self.subject, text)
-        shown = run_tests(self.unit.code, SOLUTION, text, Limits())
-        alone = _outcomes(shown) == _outcomes(verdict)
-        if not alone:
+        # what the model was shown, under the name that it knows: this is what a trace has in training
+        shown = run_tests(self.unit.code, SOLUTION, text, Limits(), self.subject.root)
+        if _outcomes(shown) != _outcomes(verdict):
             shown = dataclasses.replace(verdict, log=as_solution(verdict.log, self.subject.module))
         contradicted = frozenset(asked & memory.contradicted.keys())
-        facts = read_tests(text, self.subject.code)
-        failed = FailedFile(text, pytest_output(shown), facts, alone and not shown.all_passed, contradicted)
+        failed = FailedFile(text, pytest_output(shown), read_tests(text, self.subject.code), contradicted)
         return refinement_prompt(self.unit.code, text, shown), failed
 
     def _trace(self) -> Trace | None:
         """This answer as the mended form of the file before it; None where it is none."""
         failed = self.memory.failed
-        if failed is None or not failed.alone or self.bent or self.dropped or self.claims:
+        if failed is None or self.bent or self.dropped or self.claims:
             return None
         if not self.verdict.all_passed or not self.verdict.writes_tests or self.facts.count < failed.facts.count:
             return None
@@ -378,8 +267,6 @@ class _Examination:
             passes = name not in self.memory.broken and name not in self.memory.contradicted
             if passes and (new is None or weakened(old, new, self.facts.replaced - failed.facts.replaced) is not None):
                 return None
-        if not run_tests(self.unit.code, SOLUTION, self.test, Limits()).all_passed:
-            return None
         return Trace(self.unit.code, failed.text, failed.log, self.test)
 
     def _why_no_tests(self) -> str:
@@ -388,6 +275,12 @@ class _Examination:
             return f"no Python: {shape.problem}"
         errors = [line[1:].strip() for line in self.verdict.log.splitlines() if line.startswith("E ")]
         return f"no test ran: {errors[-1] if errors else self.verdict.status}"
+
+
+def holds_alone(trace: Trace) -> bool:
+    """Whether a trace can teach: stage C runs it with neither the project nor its fixtures."""
+    runs = (run_tests(trace.code, SOLUTION, text, Limits()) for text in (trace.fixed_test, trace.failed_test))
+    return [verdict.all_passed for verdict in runs] == [True, False]
 
 
 def as_solution(log: str, module: str) -> str:

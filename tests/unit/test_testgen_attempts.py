@@ -14,11 +14,15 @@ GREEDY = Effort(samples=0)
 
 
 class Scripted:
-    """Answers each prompt with the next text of its unit; the last one again when there are no more."""
+    """Answers each prompt with the next text for the code in it; with the last one when there are no more.
+
+    Args:
+        answers: by a piece of the code.
+    """
 
     name = "scripted"
 
-    def __init__(self, **answers):
+    def __init__(self, answers):
         self.answers = {code: list(texts) for code, texts in answers.items()}
         self.asked = []
 
@@ -27,16 +31,11 @@ class Scripted:
         return [[Completion(self._next(prompt), 10, 10, "stop", 1.0, 0.1)] for prompt in prompts]
 
     def _next(self, prompt):
-        name = next(name for name in self.answers if f"def {name}(" in prompt or f"class {name}" in prompt)
-        texts = self.answers[name]
+        (texts,) = (texts for code, texts in self.answers.items() if code in prompt)
         return texts.pop(0) if len(texts) > 1 else texts[0]
 
     def close(self):
         pass
-
-
-def unit(code, name=""):
-    return Unit(name, code, frozenset())
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +44,22 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("project")
 
 
-def found_for(root, code, *answers, effort=GREEDY, enough=lambda unit, texts: bool(texts), module="shapes"):
+def found_for(root, code, *answers, effort=GREEDY, enough=lambda unit, texts: bool(texts), **settings):
     """What comes of one unit that is the whole module, and the model that was asked."""
-    generator = Scripted(
-        **{code.replace("class ", "def ").partition("def ")[2].partition("(")[0].partition(":")[0]: answers}
-    )
-    (found,) = write_candidates(generator, Subject(code, module, root), [unit(code)], effort, enough=enough)
+    generator = Scripted({code.strip(): answers})
+    subject = Subject(code, settings.pop("module", "shapes"), root, **settings)
+    (found,) = write_candidates(generator, subject, [Unit("", code, frozenset())], effort, enough=enough)
     return found, generator
+
+
+def found_for_each(root, code, answers):
+    """What comes of as many units as there are scripts, side by side, and all prompts."""
+    units = [Unit("", f"{code}\n\n# {way}.\n", frozenset()) for way in answers]
+    generator = Scripted({f"# {way}.\n": texts for way, texts in answers.items()})
+    found = write_candidates(
+        generator, Subject(code, "shapes", root), units, GREEDY, enough=lambda unit, texts: bool(texts)
+    )
+    return dict(zip(answers, found, strict=True)), [prompts for prompts, _ in generator.asked]
 
 
 def with_imports(body):
@@ -123,11 +131,14 @@ BENT = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def bent(root):
+    return found_for_each(root, AREA, {way: [WRONG_CODE_TEST] + 2 * [with_imports(BENT[way])] for way in BENT})
+
+
 @pytest.mark.parametrize("way", BENT)
-def test_a_test_that_the_code_contradicts_is_reported_however_it_is_bent(root, way):
-    bent = with_imports(BENT[way])
-    found, generator = found_for(root, AREA, WRONG_CODE_TEST, bent, bent)
-    assert len(generator.asked) > 1, "it was never asked to mend"
+def test_a_test_that_the_code_contradicts_is_reported_however_it_is_bent(bent, way):
+    found = bent[0][way]
     (contradiction,) = found.contradictions
     assert (contradiction.test, contradiction.assertion) == ("test_area", "assert area(2, 3) == 6")
     assert contradiction.message.startswith("assert 5 == 6")
@@ -135,7 +146,8 @@ def test_a_test_that_the_code_contradicts_is_reported_however_it_is_bent(root, w
     assert not contradiction.disputed
     assert found.texts == ()
     assert found.traces == ()
-    assert way == "nothing" or found.dropped, "it went without a word"
+    assert found.dropped, "it went without a word"
+    assert found.answers >= 2, "it was never asked to mend"
 
 
 # --- honest repairs
@@ -216,16 +228,27 @@ HONEST = {
 }  # fmt: skip
 
 
+def store(text):
+    return f"import pytest\nfrom solution import clear, put, region, scaled\n{text}"
+
+
+@pytest.fixture(scope="module")
+def honest(root):
+    return found_for_each(root, STORE, {way: [store(text) for text in HONEST[way]] for way in HONEST})
+
+
 @pytest.mark.parametrize("way", HONEST)
-def test_an_honest_repair_is_taken_and_kept_as_a_trace(root, way):
-    failing, mended = (
-        f"import pytest\nfrom solution import clear, put, region, scaled\n{text}" for text in HONEST[way]
-    )
-    found, generator = found_for(root, STORE, failing, mended)
-    assert len(generator.asked) == 2
+def test_an_honest_repair_is_taken_and_kept_as_a_trace(honest, way):
+    failing, mended = map(store, HONEST[way])
+    found = honest[0][way]
+    assert found.answers == 2
     assert found.texts == (mended.replace("solution", "shapes"),)
     assert found.contradictions == ()
     (trace,) = found.traces
-    assert (trace.code, trace.failed_test, trace.fixed_test) == (STORE, extract_test(failing), mended)
-    prompt = generator.asked[1][0][0]
-    assert prompt == build_prompt(STORE, failing=trace.failed_test, output=trace.failure_log)
+    assert (trace.failed_test, trace.fixed_test) == (extract_test(failing), mended)
+    assert build_prompt(trace.code, failing=trace.failed_test, output=trace.failure_log) in honest[1][1]
+
+
+def test_all_units_are_asked_about_together(honest, bent):
+    for found, prompts in (honest, bent):
+        assert len(prompts[0]) == len(prompts[1]) == len(found)
