@@ -94,7 +94,7 @@ def _lines(items: Iterable[Imported]) -> list[str]:
     for (module, _), names in sorted(found.items(), key=lambda entry: (entry[0][0].lower(), entry[0])):
         parts = [
             name if local in ("", name) else f"{name} as {local}"
-            for name, local in sorted(names, key=lambda entry: (_order(entry[0]), entry))
+            for name, local in sorted(names, key=lambda entry: (_order(entry[0]), entry[0] != entry[1], entry))
         ]
         lines.append(from_line(module, parts))
     return lines

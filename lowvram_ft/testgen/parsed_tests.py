@@ -101,7 +101,7 @@ def read_test_file(place: int, text: str) -> TestFile:
     marks = [node.value for _, node in body if isinstance(node, ast.Assign) and is_mark(node)]
     elements = tuple(ast.unparse(e) for m in marks for e in (m.elts if isinstance(m, ast.List | ast.Tuple) else [m]))
     fixtures = frozenset(name for _, node in body if (name := fixture_name(node)) is not None)
-    names = resolve(tree.body)
+    names = resolve(node for statement in statements for node in statement.nodes if not _is_main(node))
     free = {n.id for n, scope in names.references if names.is_global(n, scope)} - names.top.bound.keys()
     return TestFile(
         place=place,

@@ -59,11 +59,12 @@ def _to_module(text: str, tree: ast.Module, module: str) -> str:
     there = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) for i in read_import(n)
              if i.local == local and _path(i, module) == ()]  # fmt: skip
     words = {n.id for n, _ in names.references} | {w for scope in names.scopes for w in scope.bound}
+    strings = _strings(tree)
     if "" in items or (local in words and (not there or _bindings(names, local) != 1)):
         raise _Unsafe
     for name, item in items.items():
         again = names.top.bound[name] > 1 or any(name in scope.declared_global for scope in names.scopes)
-        if again or any(n.id == name for n, _ in names.quoted) or f"{module}.{item.name}" in text:
+        if again or any(n.id == name for n, _ in names.quoted) or f"{module}.{item.name}" in strings:
             raise _Unsafe
     if there and re.search(r"setattr|delattr|patch|reload", text):
         raise _Unsafe
@@ -105,9 +106,10 @@ def _to_names(text: str, tree: ast.Module, module: str) -> str:
     called = {use.attr for use in uses if _is_called(use, parents[id(use)])}
     words = {n.id for n, _ in names.references} | {w for scope in names.scopes for w in scope.bound}
     words |= {n.id for n, _ in names.quoted}
+    strings = _strings(tree)
     for name in wanted:
         stale = name[:1].islower() and name not in called
-        if stale or name.startswith(("_", *_COLLECTED)) or name in words | BUILTINS or f"{module}.{name}" in text:
+        if stale or name.startswith(("_", *_COLLECTED)) or name in words | BUILTINS or f"{module}.{name}" in strings:
             raise _Unsafe
     if not wanted or any(n.id == item.local for n, _ in names.quoted):
         raise _Unsafe
@@ -119,6 +121,12 @@ def _to_names(text: str, tree: ast.Module, module: str) -> str:
         edits.replace(use, use.attr)
     _replace(edits, tree, [statement], [from_line(module, wanted).rstrip("\n")])
     return edits.result()
+
+
+def _strings(tree: ast.Module) -> str:
+    """All strings of a file."""
+    nodes = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\n".join(value for value in nodes if isinstance(value, str))
 
 
 def _path(item: Imported, module: str) -> tuple[str, ...] | None:
