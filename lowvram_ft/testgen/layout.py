@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lowvram_ft.testgen.python_files import TEST_FOLDERS
 
-_SAME_FOLDER = 2.0
+_SAME_FOLDER = 10.0
 """How much more the pairs of a module's own folder count: large repositories keep several ways side by side."""
 _MOST_NAMESAKES = 50
 _ANCHORS = ("root", "above", "package", "folder")

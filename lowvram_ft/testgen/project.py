@@ -71,6 +71,8 @@ def place(project: Project, source: Path, out: Path | None = None) -> Placement:
             chosen = chosen / _file_name(project, seen.votes, _usual_name(module, seen.votes))
         if chosen.exists() and _mark(chosen) is None:
             raise UsageError(f"{out}: exists already, and is not touched; give another place with --out")
+        if chosen.exists() and _is_anothers(module, chosen):
+            raise UsageError(f"{out}: holds the tests of another module; give another place with --out")
         ours = chosen if chosen.exists() else None
     elif ours is not None:
         chosen = ours
@@ -78,6 +80,7 @@ def place(project: Project, source: Path, out: Path | None = None) -> Placement:
         chosen = _choose(project, seen, module, named)
         ours = chosen if chosen.exists() else None
     conftest, fixtures = joined(project.root, chosen.parent)
+    named = [path for path in named if _certain(path)]  # pytest cannot run what does not parse
     existing = dict.fromkeys([*named, *importing, *([ours] if ours is not None else [])])
     return Placement(path, module.root, module.name, chosen, tuple(existing), ours, conftest, fixtures)
 
@@ -86,15 +89,13 @@ def _existing(module: Module, seen: Survey) -> tuple[list[Path], list[Path]]:
     """(test files named for a module, others that import it)."""
     named, importing = [], []
     names = module.names()
-    for (path, about, imported), stamp in zip(seen.tests, seen.stamps, strict=True):
+    for path, about, imported in seen.tests:
         plain = about.removesuffix(GENERATED)
         if about in names or plain in names or plain.strip("_") in names:
             if layout.belongs(module, imported) == 1.0 or _is_beside(module, imported):
                 named.append(path)
-        elif module.name in imported:
-            package = pytest_name(path).rpartition(".")[0]
-            if module.name in certain_imports(path, stamp, package):
-                importing.append(path)
+        elif module.name in imported and module.name in _certain(path):
+            importing.append(path)
     return named, importing
 
 
@@ -162,7 +163,7 @@ def _choose(project: Project, seen: Survey, module: Module, named: list[Path]) -
         path = folder / _file_name(project, seen.votes, about)
         if not os.path.lexists(path) and not _clashes(project, path, names):
             return path
-        if path.exists() and _mark(path) is not None and not _is_anothers(module, seen, path):
+        if path.exists() and _mark(path) is not None and not _is_anothers(module, path):
             return path
     about = _about(module, way.name if way is not None else "stem", seen.votes)
     known = affixes(project.python_files)
@@ -170,10 +171,15 @@ def _choose(project: Project, seen: Survey, module: Module, named: list[Path]) -
     return _generated(project, folder, about, pair, module, names)
 
 
-def _is_anothers(module: Module, seen: Survey, path: Path) -> bool:
+def _is_anothers(module: Module, path: Path) -> bool:
     """Whether a file of ours is that of another module, by what it imports."""
-    imported = next((names for test, _, names in seen.tests if test == path), frozenset())
-    return bool(imported) and module.name not in imported
+    return module.name not in _certain(path)
+
+
+def _certain(path: Path) -> frozenset[str]:
+    """What a test file imports; nothing of one that is huge or does not parse."""
+    status = path.stat()
+    return certain_imports(path, (status.st_mtime_ns, status.st_size), pytest_name(path).rpartition(".")[0])
 
 
 def _abouts(module: Module, way: Layout | None, votes: Votes) -> Iterator[str]:

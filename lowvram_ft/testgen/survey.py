@@ -51,13 +51,11 @@ class Survey:
     Attributes:
         modules: code, by path.
         tests: of each test file its path, what it is named for, and what it imports.
-        stamps: of each test file, by which a changed one is told.
         votes: of the pairs of both.
     """
 
     modules: tuple[Module, ...]
     tests: tuple[tuple[Path, str, frozenset[str]], ...]
-    stamps: tuple[tuple[int, int], ...]
     votes: Votes
 
 
@@ -119,7 +117,7 @@ def _survey(project: Project, tree: Tree) -> Survey:
             modules.append(Module(path, root, tuple(name.split("."))))
     counted = [entry for entry in voting if _is_in_test_roots(entry[0], project)] or voting
     votes = layout.count(modules, counted, project.root)
-    return Survey(tuple(modules), tuple(described), tree.stamps, votes)
+    return Survey(tuple(modules), tuple(described), votes)
 
 
 def _is_in_test_roots(path: Path, project: Project) -> bool:

@@ -380,6 +380,9 @@ def test_out_is_the_users_choice(tmp_path):
     tree(root, {"tests/mine.py": marked(OURS, "m", CODE)})
     found = placed(root, "pkg/mod.py", root / "tests" / "mine.py")
     assert found.ours == found.test_file == root / "tests" / "mine.py"
+    tree(root, {"tests/mine.py": marked(OURS.replace("pkg.mod", "pkg.other"), "m", CODE)})
+    with pytest.raises(UsageError, match="holds the tests of another module"):
+        placed(root, "pkg/mod.py", root / "tests" / "mine.py")
 
 
 @pytest.mark.parametrize(
@@ -401,6 +404,13 @@ def test_out_is_the_users_choice(tmp_path):
 def test_tests_of_another_name_are_found_by_their_imports(tmp_path, text, found):
     root = tree(tmp_path, {"setup.py": "", **package("pkg.mod", "pkg.other"), "tests/test_story.py": text})
     assert placed(root, "pkg/mod.py").existing == ((root / "tests/test_story.py",) if found else ())
+
+
+def test_a_test_file_that_does_not_parse_is_passed_over_and_not_overwritten(tmp_path):
+    files = {"tests/test_mod.py": "from pkg.mod import f\n\ndef broken(:\n"}
+    root = tree(tmp_path, {"setup.py": "", **package("pkg.mod"), **files})
+    found = placed(root, "pkg/mod.py")
+    assert (found.existing, found.test_file) == ((), root / "tests/test_mod_generated.py")
 
 
 def test_relative_imports_of_tests_in_the_package_count(tmp_path):
