@@ -74,8 +74,8 @@ def measure(
         MachineError: there is no sandbox here.
     """
     asked = mutants_of(subject.code, max_mutants=max_mutants, lines=lines)
-    worth, verdict, _ = _measured(subject, text, asked, _of_interest(subject, lines))
-    return worth, verdict
+    found = _measured(subject, text, asked, _of_interest(subject, lines))
+    return found.worth, found.verdict
 
 
 def measure_each(
@@ -88,7 +88,9 @@ def measure_each(
 ) -> dict[str, Worth]:
     """Find out what each test of a file is worth by itself, in a file without the others.
 
-    A mutant that the whole file does not find is not tried again: what a test finds only alone does not count.
+    A mutant that the whole file does not find is not tried again: what a test finds only alone does not count. Nor is
+    one that breaks the import of the module, which every passing test finds that imports it: in annotated code, such
+    as ``int | None`` made ``int / None``, these may be most.
 
     Args:
         subject: as for `measure`.
@@ -107,15 +109,19 @@ def measure_each(
     """
     asked = mutants_of(subject.code, max_mutants=max_mutants, lines=lines)
     interest = _of_interest(subject, lines)
-    whole, verdict, _ = _measured(subject, text, asked, interest)
-    names = _tests_of(text, verdict)
-    if len(names) == 1:
-        return {names[0]: whole}
+    whole = _measured(subject, text, asked, interest)
+    names = _tests_of(text, whole.verdict)
+    if len(names) < 2:
+        return dict.fromkeys(names, whole.worth)
+    importing = _measured(subject, _IMPORT_ALONE, whole.worth.killed, interest)
+    by_import = importing.worth.killed
 
     def alone(name: str) -> Worth:
         rest = drop_tests(text, [other for other in names if other != name])
-        worth = _measured(subject, rest, whole.killed, interest)[0]
-        return Worth(worth.lines, worth.killed, whole.mutants)
+        found = _measured(subject, rest, whole.worth.killed - by_import, interest)
+        imports = bool(found.reached) and importing.reached <= found.reached
+        killed = found.worth.killed | by_import if imports else found.worth.killed
+        return Worth(found.worth.lines, killed, whole.worth.mutants)
 
     return dict(zip(names, run_many(alone, names, workers=workers), strict=True))
 
@@ -145,32 +151,31 @@ def baseline(
     texts = {file: _read(file) for file in dict.fromkeys(files)}
     readable = [(file, text) for file, text in texts.items() if text is not None]
     jobs = [_IMPORT_ALONE, *(text for _, text in readable)]
-    first, *others = run_many(lambda text: _measured(subject, text, asked, interest), jobs, workers=workers)
-    by_import, imported, planted = first
-    worth = Worth(mutants=by_import.mutants)
+    importing, *others = run_many(lambda text: _measured(subject, text, asked, interest), jobs, workers=workers)
+    worth = Worth(mutants=importing.worth.mutants)
     not_run = {file: "is no text in UTF-8" for file, text in texts.items() if text is None}
     failing: dict[Path, tuple[TestResult, ...]] = {}
-    for (file, _), (found, verdict, _) in zip(readable, others, strict=True):
-        worth |= found
-        if not verdict.n_passed:
-            not_run[file] = why_not_run(verdict)
-        if wrong := tuple(result for result in verdict.results if result.outcome not in ("passed", "skipped")):
+    for (file, _), found in zip(readable, others, strict=True):
+        worth |= found.worth
+        if not found.verdict.n_passed:
+            not_run[file] = why_not_run(found.verdict)
+        if wrong := tuple(result for result in found.verdict.results if result.outcome not in ("passed", "skipped")):
             failing[file] = wrong
-    known = worth | by_import
-    coverage = imported.coverage
+    known = worth | importing.worth
+    coverage = importing.verdict.coverage
     every = sorted({*coverage.covered_lines, *coverage.missing_lines}) if coverage is not None else []
     statements = tuple(line for line in every if interest is None or line in interest)
     return Baseline(
         worth=worth,
-        by_import=by_import,
-        n_tests=sum(verdict.n_tests for _, verdict, _ in others),
-        n_passed=sum(verdict.n_passed for _, verdict, _ in others),
+        by_import=importing.worth,
+        n_tests=sum(found.verdict.n_tests for found in others),
+        n_passed=sum(found.verdict.n_passed for found in others),
         failing=failing,
         not_run=not_run,
         statements=statements,
         missing_lines=tuple(line for line in statements if line not in known.lines),
-        survivors={place: mutant for place, mutant in planted.items() if place not in known.killed},
-        problem="" if imported.all_passed else why_not_run(imported),
+        survivors={place: mutant for place, mutant in importing.planted.items() if place not in known.killed},
+        problem="" if importing.verdict.all_passed else why_not_run(importing.verdict),
     )
 
 
@@ -213,13 +218,27 @@ def _of_interest(subject: Subject, lines: frozenset[int] | None) -> frozenset[in
     return None if lines is None else whole_statements(subject.code, lines)
 
 
-def _measured(
-    subject: Subject, text: str, asked: frozenset[int], interest: frozenset[int] | None
-) -> tuple[Worth, Verdict, dict[int, Mutant]]:
-    """Worth, verdict, and the mutants that count by their places."""
+@dataclass(frozen=True)
+class _Measured:
+    """One run of a test file.
+
+    Attributes:
+        worth: of its passing tests, in what is of interest.
+        verdict: of all of its tests.
+        reached: statements that the passing tests run, of interest or not.
+        planted: mutants that count, by their places.
+    """
+
+    worth: Worth
+    verdict: Verdict
+    reached: frozenset[int] = frozenset()
+    planted: dict[int, Mutant] = field(default_factory=dict)
+
+
+def _measured(subject: Subject, text: str, asked: frozenset[int], interest: frozenset[int] | None) -> _Measured:
     found = judge(subject.code, subject.module, text, _LIMITS, subject.root, beside=subject.beside, only=asked)
     if found.mutation is None:
-        return Worth(), found.verdict, {}
+        return _Measured(Worth(), found.verdict)
     planted = {
         place: mutant
         for place, mutant in enumerate(found.mutation.mutants)
@@ -231,7 +250,7 @@ def _measured(
         killed=frozenset(place for place, mutant in planted.items() if mutant.outcome in ("killed", "timeout")),
         mutants=len(planted),
     )
-    return worth, found.verdict, planted
+    return _Measured(worth, found.verdict, reached, planted)
 
 
 def _reached(subject: Subject, text: str, verdict: Verdict) -> frozenset[int]:

@@ -23,10 +23,10 @@ def clamp(n):
     return n
 
 
-def area(width, height):
+def both(left, right):
     return (
-        width
-        * height
+        left
+        and right
     )
 
 
@@ -38,7 +38,7 @@ def sign(n):
 TEST = """\
 import pytest
 
-from solution import area, clamp, sign
+from solution import both, clamp, sign
 
 SIDE = 3
 
@@ -53,16 +53,16 @@ def test_clamp(big):
     assert clamp(1) == 1
 
 
-@pytest.mark.parametrize("height", [1, 2])
-def test_area(height):
-    assert area(SIDE, height) == SIDE * height
+@pytest.mark.parametrize("right", [1, 2])
+def test_both(right):
+    assert both(SIDE, right) == right
 
 
 class TestSign:
     def test_minus(self):
         assert sign(-1) == "minus"
 
-    def test_both(self):
+    def test_all(self):
         assert sign(-1) == "minus"
         assert sign(1) == "plus"
 
@@ -73,17 +73,19 @@ def test_wrong():
 
 
 def test_vacuous():
-    assert area
+    assert both
 """
 
 
-@pytest.fixture
-def subject(tmp_path):
-    package = tmp_path / "root" / "shop"
-    package.mkdir(parents=True)
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    """One for all: each folder takes a server of its own."""
+    root = tmp_path_factory.mktemp("root")
+    package = root / "shop"
+    package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "prices.py").write_text(CODE)
-    return Subject(CODE, "shop.prices", tmp_path / "root")
+    return Subject(CODE, "shop.prices", root)
 
 
 def file_of(folder, name, text):
@@ -112,9 +114,9 @@ def test_killed_mutants_are_places_in_the_list_of_all(subject):
 
 
 def test_the_sum_of_each_is_what_all_together_are_worth_for_every_subset(subject):
-    text = drop_tests(TEST, ["test_wrong", "test_area", "test_vacuous"])
+    text = drop_tests(TEST, ["test_wrong", "test_both", "test_vacuous"])
     each = measure_each(subject, text)
-    assert list(each) == ["test_clamp", "TestSign::test_minus", "TestSign::test_both"]
+    assert list(each) == ["test_clamp", "TestSign::test_minus", "TestSign::test_all"]
     for size in range(1, len(each)):
         for names in itertools.combinations(each, size):
             together, _ = measure(subject, drop_tests(text, [name for name in each if name not in names]))
@@ -127,12 +129,12 @@ def test_the_sum_of_each_is_what_all_together_are_worth_for_every_subset(subject
 def test_each_test_alone_keeps_helpers_and_fixtures_and_cases(subject):
     each = measure_each(subject, TEST)
     assert each["test_clamp"].lines == {1, 4, 5, 6, 7, 10, 17}
-    assert each["test_area"].lines == {1, 4, 10, 11, 17} and each["test_area"].killed
-    assert each["TestSign::test_minus"].killed < each["TestSign::test_both"].killed
+    assert each["test_both"].lines == {1, 4, 10, 11, 17} and each["test_both"].killed
+    assert each["TestSign::test_minus"].killed < each["TestSign::test_all"].killed
     assert each["test_wrong"] == Worth(mutants=each["test_clamp"].mutants)
     there = baseline(subject, [])
     assert each["test_vacuous"] == there.by_import
-    assert choose(each, there.worth | there.by_import) == ["test_clamp", "test_area", "TestSign::test_both"]
+    assert choose(each, there.worth | there.by_import) == ["test_clamp", "test_both", "TestSign::test_all"]
 
 
 def test_tests_that_a_class_inherits_count_for_where_they_are_defined(subject):
@@ -156,6 +158,31 @@ def test_tests_that_a_class_inherits_count_for_where_they_are_defined(subject):
     assert {18, 19, 20} <= each["Base::test_sign"].lines
 
 
+def test_a_mutant_that_breaks_the_import_is_found_by_each_test_that_imports_the_module(subject):
+    code = "SIZE = 4\nif not SIZE:\n    raise ValueError\n\n\ndef no(n):\n    return not n\n"
+    given = Subject(code, "no", subject.root)
+    text = """
+    def test_no():
+        from solution import no
+        assert no(0)
+    def test_import():
+        import no
+    def test_nothing():
+        assert len("a") == 1
+    """
+    text = textwrap.dedent(text)
+    each = measure_each(given, text)
+    by_import = baseline(given, []).by_import
+    assert {find_mutants(code)[place].line for place in by_import.killed} == {2}
+    for name, worth in each.items():
+        alone, _ = measure(given, drop_tests(text, [other for other in each if other != name]))
+        assert worth == alone
+    assert each["test_import"].killed == by_import.killed < each["test_no"].killed
+    assert each["test_nothing"].killed == frozenset() and each["test_nothing"].mutants == by_import.mutants
+    inner = measure_each(given, text, lines=frozenset({7}))
+    assert inner["test_nothing"] == inner["test_import"] == Worth(mutants=inner["test_no"].mutants)
+
+
 def test_a_file_that_cannot_be_taken_apart_has_no_tests(subject):
     assert measure_each(subject, "def test_a(:\n") == {}
     assert measure_each(subject, "x = 1\n") == {}
@@ -164,19 +191,25 @@ def test_a_file_that_cannot_be_taken_apart_has_no_tests(subject):
 
 
 def test_every_measurement_of_a_module_tries_the_same_sample(subject):
-    every = mutants_of(CODE, max_mutants=None)
-    some = mutants_of(CODE, max_mutants=12)
-    assert len(every) == len(find_mutants(CODE)) > 24 and some < every
-    kinds = {find_mutants(CODE)[place].operator for place in every}
-    assert {find_mutants(CODE)[place].operator for place in some} == kinds
-    texts = [drop_tests(TEST, ["test_area", "test_clamp"]), drop_tests(TEST, ["TestSign::test_both", "test_clamp"])]
+    """Also where tests reach different parts of it."""
+    code = "def one(n):\n    return [10, 20, 30, 40][n]\n\n\ndef two(n):\n    return [50, 60, 70, 80][n]\n"
+    given = Subject(code, "tables", subject.root)
+    every, some = mutants_of(code, max_mutants=None), mutants_of(code, max_mutants=8)
+    assert len(every) == len(find_mutants(code)) == 16 and len(some) == 8 and some < every
+    head = "from solution import one, two\n"
+    texts = [
+        "def test_one():\n    assert [one(n) for n in (0, 1, 2)] == [10, 20, 30]\n",
+        "def test_two():\n    assert [two(n) for n in (1, 3)] == [60, 80]\n",
+    ]
     sums = Worth()
     for text in texts:
-        sampled = measure(subject, text, max_mutants=12)[0]
-        assert sampled.killed == measure(subject, text, max_mutants=1000)[0].killed & some
+        sampled = measure(given, head + text, max_mutants=8)[0]
+        assert sampled.killed == measure(given, head + text)[0].killed & some
+        assert sampled.killed and sampled.mutants == 8
         sums |= sampled
-    both, _ = measure(subject, drop_tests(TEST, ["test_clamp"]), max_mutants=12)
-    assert sums == both and len(both.killed) <= both.mutants <= len(some)
+    assert sums == measure(given, head + "".join(texts), max_mutants=8)[0]
+    each = measure_each(given, head + "".join(texts), max_mutants=8)
+    assert each["test_one"] | each["test_two"] == sums
 
 
 def test_outside_of_the_lines_that_are_of_interest_nothing_counts(subject):
@@ -234,7 +267,7 @@ def test_what_the_tests_of_a_project_reach_and_find(subject, tmp_path):
 
 def test_a_project_without_tests_has_its_import_and_every_mutant_to_find(subject):
     found = baseline(subject, [])
-    assert found.worth == Worth(mutants=found.by_import.mutants) and found.worth.mutants > 20
+    assert found.worth == Worth(mutants=found.by_import.mutants) and found.worth.mutants == len(find_mutants(CODE))
     assert found.by_import.lines == {1, 4, 10, 17}
     assert found.missing_lines == (5, 6, 7, 11, 18, 19, 20)
     assert (found.n_tests, found.n_passed, found.not_run, found.failing) == (0, 0, {}, {})
@@ -270,10 +303,10 @@ def test_a_file_that_never_ends_is_told_as_such(subject, tmp_path, monkeypatch):
     assert "takes too long" in baseline(subject, [path]).not_run[path]
 
 
-def test_a_module_that_cannot_be_imported_says_why(tmp_path):
-    found = baseline(Subject("import no_such_thing\n", "broken", tmp_path), [])
+def test_a_module_that_cannot_be_imported_says_why(subject):
+    found = baseline(Subject("import no_such_thing\n", "broken", subject.root), [])
     assert "needs the module no_such_thing" in found.problem and found.worth == Worth()
-    wrong = Subject(CODE, "prices", tmp_path, {"conftest.py": "raise ValueError('no database')\n"})
+    wrong = Subject(CODE, "prices", subject.root, {"conftest.py": "raise ValueError('no database')\n"})
     assert baseline(wrong, []).problem == (
         "the project's conftest.py cannot be loaded here: ValueError: no database"
     )  # fmt: skip
