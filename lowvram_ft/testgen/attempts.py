@@ -133,10 +133,10 @@ def write_candidates(
         MachineError: the processes that run tests cannot be started.
     """
     works = [_Work(unit) for unit in units]
+    waiting = works
     for sample in range(effort.samples + 1):
-        waiting = works
         if sample:
-            waiting = [work for work in works if not work.too_long and not enough(work.unit, tuple(work.texts))]
+            waiting = [work for work in waiting if not work.too_long and not enough(work.unit, tuple(work.texts))]
         if waiting:
             _round(generator, subject, waiting, effort, sample, on_answer)
     traces = list(dict.fromkeys(trace for work in works for trace in work.traces))

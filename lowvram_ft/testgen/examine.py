@@ -69,6 +69,8 @@ class _Examination:
         self.bent: dict[str, str] = {}
         self.mended: set[str] = set()
         self.claims: list[Claim] = []
+        # they cost their whole time whenever they run: once is enough
+        self.endless = {function_of(one.name) for one in verdict.results if one.outcome in ("timeout", "killed")}
         self.failures = self._failures()
         self.failing = {function_of(failure.name) for failure in self.failures}
 
@@ -95,10 +97,10 @@ class _Examination:
 
     def _failures(self) -> list[Failure]:
         """Why tests fail; run once more to tell, where one does."""
-        outcomes = {result.outcome for result in self.verdict.results}
         probed = None
-        if outcomes & {"failed", "timeout"}:
-            probed = run_in_place(self.subject, probing(self.test, self.subject.module))
+        if any(result.outcome == "failed" for result in self.verdict.results):
+            text = drop_tests(self.test, sorted(self.endless))
+            probed = run_in_place(self.subject, probing(text, self.subject.module))
         about = [name for name, test in self.facts.tests.items() if test.about]
         return explain_failures(self.verdict, probed, about)
 
@@ -240,10 +242,11 @@ class _Examination:
 
     def _next(self, memory: Memory, anything_kept: bool) -> tuple[str | None, FailedFile | None]:
         """The question that has the model mend what is left to mend."""
-        asked = {function_of(one.name) for one in self.failures if one.kind != "skipped"} - self.bent.keys()
-        if not asked and (anything_kept or self.memory.passed or self.bent):
+        gone = self.bent.keys() | self.endless
+        asked = {function_of(one.name) for one in self.failures if one.kind != "skipped"} - gone
+        if not asked and (anything_kept or self.memory.passed or gone):
             return None, None
-        text = drop_tests(self.test, sorted(self.bent)) if self.bent else self.test
+        text = drop_tests(self.test, sorted(gone)) if gone else self.test
         verdict = self.verdict if text == self.test else run_in_place(self.subject, text)
         # what the model was shown, under the name that it knows: this is what a trace has in training
         shown = run_tests(self.unit.code, SOLUTION, text, Limits(), self.subject.root)

@@ -127,6 +127,8 @@ def _kind(result: TestResult, said: re.Match[str] | None, log: str, about_code: 
         return "skipped", line
     if result.outcome == "killed":
         return "ended", line
+    if result.outcome == "timeout":
+        return ("contradicts" if about_code else "broken"), line
     if result.outcome == "error":  # a fixture's exception: the probe sees none of these
         return ("contradicts" if _CODE_FRAME.search(_section(log, result.name)) else "broken"), 0
     if not about_code:

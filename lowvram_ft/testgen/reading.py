@@ -121,7 +121,8 @@ class _Reader:
         along = self.normal.taken_along(form, place)
         subject, expected, certain = _sides(form, part)
         key = repr((path, ast.dump(form), along))
-        return Check(key, subject, expected, certain, node.lineno, node.end_lineno or node.lineno)
+        last = node.end_lineno or node.lineno
+        return Check(key, subject, expected, _is_exact(part), certain, node.lineno, last)
 
     def _blocks(self, node: ast.stmt, place: int) -> Iterator[tuple[list[ast.stmt], str]]:
         """The blocks in a statement, each with the condition under which it runs, and what it makes of a failure."""
@@ -172,6 +173,13 @@ def _sides(form: ast.AST, part: ast.AST) -> tuple[str, str | None, bool]:
     return ast.dump(form), None, certain
 
 
+def _is_exact(part: ast.AST) -> bool:
+    """Whether one value, or one kind of exception, makes a check hold, and no other."""
+    if isinstance(part, ast.Compare):
+        return all(isinstance(operator, ast.Eq | ast.Is) for operator in part.ops)
+    return isinstance(part, ast.With | ast.AsyncWith | ast.Call)
+
+
 def _literal(node: ast.AST) -> str | None:
     try:
         return repr(ast.literal_eval(node))
@@ -185,7 +193,9 @@ def _uses_code(node: ast.AST) -> bool:
 
 
 def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    """The last name of what is called; that of a normal form has dots in it."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else str(getattr(call.func, "id", ""))
+    return name.rpartition(".")[2]
 
 
 def _marks(node: Function, owner: ast.ClassDef | None, normal: Normal) -> tuple[list[str], list[Case]]:
@@ -209,9 +219,7 @@ def _cases(mark: ast.Call, normal: Normal) -> Iterator[Case]:
         yield Case(ast.dump(mark), "")
         return
     names, values = arguments
-    spelt = _literal(names) or ast.dump(names)
-    if isinstance(values, ast.List | ast.Tuple) and isinstance(names, ast.Constant):
-        spelt = repr([name.strip() for name in str(names.value).split(",") if name.strip()])
+    spelt = _names_of(names)
     if not isinstance(values, ast.List | ast.Tuple):
         yield Case(repr((spelt, ast.dump(values), normal.taken_along(values, -1))), "")
         return
@@ -222,6 +230,14 @@ def _cases(mark: ast.Call, normal: Normal) -> Iterator[Case]:
             parts = [*value.args, *(keyword.value for keyword in marked)]
         along = normal.taken_along(value, -1)
         yield Case(repr((spelt, [ast.dump(part) for part in parts[:-1]], along)), ast.dump(parts[-1]) if parts else "")
+
+
+def _names_of(node: ast.expr) -> str:
+    """``"a, b"``, ``("a", "b")`` and ``["a", "b"]`` are one."""
+    if isinstance(node, ast.Constant):
+        return repr([name.strip() for name in str(node.value).split(",") if name.strip()])
+    parts = [getattr(part, "value", None) for part in getattr(node, "elts", [])]
+    return repr(parts) if all(isinstance(part, str) for part in parts) else ast.dump(node)
 
 
 def _defined(code: str) -> frozenset[str]:
