@@ -17,8 +17,8 @@ from lowvram_ft.testgen import git
 _HUNK = re.compile(rb"(?m)^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _SECTION = re.compile(rb"(?m)^diff --git ")
 _DIFF = (
-    "diff", "--raw", "-z", "-p", "-U0", "--inter-hunk-context=0", "--no-abbrev", "--no-color", "--no-ext-diff",
-    "--no-textconv", "--text", "--no-relative", "--ignore-submodules=all", "-M",
+    "-c", "diff.autoRefreshIndex=true", "diff", "--raw", "-z", "-p", "-U0",
+    "--inter-hunk-context=0", "--no-abbrev", "--no-color", "--no-ext-diff", "--no-textconv", "--text", "--no-relative", "--ignore-submodules=all", "-M",
 )  # fmt: skip
 """A user's own settings of git must not change what is read here."""
 _NO_CODE = frozenset(
@@ -54,7 +54,8 @@ class _Hunk:
 def changed_files(folder: Path, revision: str) -> dict[Path, Change]:
     """What changed in a repository: committed, staged, unstaged and untracked.
 
-    Lines that hold only comments, docstrings or nothing are left out. Submodules are repositories of their own.
+    Lines that hold only comments, docstrings or nothing are left out. Submodules are repositories of their own. As with
+    every ``git diff``, git may note in its index which files it found unchanged; nothing else is written.
 
     Args:
         folder: any folder in the repository.
@@ -86,17 +87,16 @@ def changed_files(folder: Path, revision: str) -> dict[Path, Change]:
 def _commit(top: Path, revision: str) -> str:
     """The object that a revision names; that of the empty tree where there is no commit yet."""
     name, dots, rest = revision.partition("...")
-    if not revision.startswith("-"):  # git would take it for an option; no revision begins so
-        answer = git.ask(top, "rev-parse", "--verify", "--quiet", f"{name if dots else revision}^{{commit}}")
-        found = answer.output.decode("ascii", "replace").strip()
-        if not answer.code and not dots:
-            return found
-        if not answer.code and not rest:
-            base = git.ask(top, "merge-base", found, "HEAD")
-            if not base.code:
-                return base.output.decode("ascii", "replace").strip()
-        if answer.code and revision == "HEAD":
-            return git.ask(top, "hash-object", "-t", "tree", "--stdin").output.decode("ascii", "replace").strip()
+    answer = git.ask(top, "rev-parse", "--verify", "--quiet", f"{name if dots else revision}^{{commit}}")
+    found = answer.output.decode("ascii", "replace").strip()
+    if not answer.code and not dots:
+        return found
+    if not answer.code and not rest:
+        base = git.ask(top, "merge-base", found, "HEAD")
+        if not base.code:
+            return base.output.decode("ascii", "replace").strip()
+    if answer.code and revision == "HEAD":
+        return git.ask(top, "hash-object", "-t", "tree", "--stdin").output.decode("ascii", "replace").strip()
     raise UsageError(
         f"{revision}: is no revision of {top}; give a branch, a tag or a commit (see git log), or main... for where "
         "the branch began"

@@ -11,8 +11,8 @@ from pathlib import Path
 from lowvram_ft.errors import LowvramError, MachineError, UsageError
 
 TIMEOUT_S = 120.0
-_QUIET = {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
-"""Messages that can be read, no lock of the index for a mere look, no questions."""
+_QUIET = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+"""Messages that can be read, and no questions."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def ask(folder: Path, *arguments: str, given: bytes = b"") -> Answer:
     except OSError as error:
         raise MachineError(f"git: cannot be started ({error.strerror or error}); name the files") from error
     except subprocess.TimeoutExpired as error:
-        raise LowvramError(f"git {arguments[0]}: no answer in {TIMEOUT_S:.0f} s; name the files") from error
+        raise LowvramError(f"git: no answer in {TIMEOUT_S:.0f} s; name the files") from error
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     return Answer(done.returncode, done.stdout, lines[-1] if lines else "")
 

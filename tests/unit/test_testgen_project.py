@@ -252,6 +252,11 @@ def test_a_new_file_goes_where_the_project_would_put_it(tmp_path, tests, expecte
     assert goes_to(root, "src/pkg/sub/new.py") == expected
 
 
+def test_of_two_ways_that_explain_the_same_pairs_the_one_that_fits_other_folders_is_taken(tmp_path):
+    root = tree(tmp_path, {"setup.py": "", **package(*MODULES), "tests/sub/test_c.py": "@pkg.sub.c"})
+    assert goes_to(root, "pkg/other/g.py") == "tests/other/test_g.py"
+
+
 def test_names_alone_are_no_pair(tmp_path):
     """Many packages hold a ``utils``: the test of one says nothing of the others."""
     root = tree(

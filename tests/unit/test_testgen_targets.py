@@ -218,6 +218,7 @@ PROJECT = {
     "myenv/pyvenv.cfg": "",
     "myenv/lib/a.py": F,
     "local/a.py": F,
+    "pkg.egg-info/a.py": F,
     ".gitignore": "local/\n",
 }
 KEPT = ["pkg/a.py", "pkg/build/kept.py", "pkg/sub/__init__.py", "pkg/sub/b.py"]
@@ -450,11 +451,11 @@ def test_without_a_repository_or_without_git_the_user_is_told_what_to_do(tmp_pat
     assert names(find_targets(["."], cwd=tmp_path), tmp_path) == ["a.py"]  # folders are read without it
 
 
-def test_a_change_leaves_the_repository_as_it_was(tmp_path):
-    repository(tmp_path, {"a.py": OLD})
-    (tmp_path / "a.py").write_text(OLD.replace("2", "3"))
-    index = tmp_path / ".git" / "index"
-    os.utime(tmp_path / "a.py", ns=(1, 1))
-    before = index.read_bytes(), sorted(path.name for path in (tmp_path / ".git").iterdir())
-    assert changed(tmp_path) == {"a.py": [7]}
-    assert (index.read_bytes(), sorted(path.name for path in (tmp_path / ".git").iterdir())) == before
+@pytest.mark.parametrize("refresh", ["true", "false"])
+def test_files_that_were_only_touched_do_not_shift_the_lines_of_others(tmp_path, refresh):
+    repository(tmp_path, {"a.py": OLD, "b.py": OLD, "c.py": OLD})
+    git(tmp_path, "config", "diff.autoRefreshIndex", refresh)
+    for name in ("a.py", "b.py"):
+        os.utime(tmp_path / name, ns=(1, 1))
+    (tmp_path / "c.py").write_text(OLD.replace("2", "3"))
+    assert changed(tmp_path) == {"c.py": [7]}
