@@ -18,7 +18,8 @@ _HUNK = re.compile(rb"(?m)^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _SECTION = re.compile(rb"(?m)^diff --git ")
 _DIFF = (
     "-c", "diff.autoRefreshIndex=true", "diff", "--raw", "-z", "-p", "-U0",
-    "--inter-hunk-context=0", "--no-abbrev", "--no-color", "--no-ext-diff", "--no-textconv", "--text", "--no-relative", "--ignore-submodules=all", "-M",
+    "--inter-hunk-context=0", "--no-abbrev", "--no-color", "--no-ext-diff", "--no-textconv",
+    "--text", "--no-relative", "--ignore-submodules=all", "-M",
 )  # fmt: skip
 """A user's own settings of git must not change what is read here."""
 _NO_CODE = frozenset(
