@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.evaluation.control import examined
 from lowvram_ft.evaluation.metrics import Scores, speed, summarize
 from lowvram_ft.evaluation.reasons import explain, only_skips
 from lowvram_ft.evaluation.refine import TOO_LONG_REASON, Written, finish, pass_by_answers, write
@@ -107,6 +108,7 @@ def _judge(one: Written) -> tuple[Judgement | None, list[bool]]:
     if task.not_executed:
         return None, []
     judgement = judge(task.code, task.module, test, Limits(), task.root)
+    judgement = examined(judgement, task.code, task.module, test, Limits(), task.root)
     return judgement, [_accepts(task, test, wrong, judgement) for wrong in task.wrong_solutions]
 
 

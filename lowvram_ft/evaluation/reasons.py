@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 
+from lowvram_ft.evaluation.control import IDLE
 from lowvram_ft.execution import Judgement, Verdict, read_shape
 from lowvram_ft.execution.shape import is_check, reads_source, test_functions
 
@@ -17,7 +18,7 @@ KINDS = {
     "not collected": "pytest cannot import it",
     "stopped": "importing it takes too long, or ends the process",
     "no test": "pytest collects nothing in it",
-    "no check": "its tests assert nothing that depends on the code's behaviour",
+    "no check": "its tests assert nothing that depends on what the code does",
     "skipped": "its tests skip themselves",
     "fails": "no test passes",
     "kills nothing": "tests pass, and tell no mutant from the code",
@@ -50,7 +51,7 @@ def only_skips(verdict: Verdict) -> bool:
 
 def _why_nothing(test: str, verdict: Verdict) -> tuple[str, str] | None:
     """Kind and detail for a file that counts zero everywhere; None for another one."""
-    if not test.strip():
+    if not test.strip().strip("\ufeff"):
         return "empty", "there is no test file in the answer"
     if (problem := read_shape(test).problem) is not None:
         return "no Python", problem
@@ -61,7 +62,8 @@ def _why_nothing(test: str, verdict: Verdict) -> tuple[str, str] | None:
             return "not collected", _last_error(verdict) or "pytest cannot import it"
         return "no test", _what_it_is(test)
     if not verdict.writes_tests:
-        return "no check", _why_no_check(test)
+        idle = any(result.message == IDLE for result in verdict.results)
+        return "no check", IDLE if idle else _why_no_check(test)
     if only_skips(verdict):
         return "skipped", f"all of {_tests(verdict.n_tests)}: {verdict.results[0].message}"
     return None
@@ -86,6 +88,10 @@ def _why(judgement: Judgement) -> tuple[str, str]:
 
 def _what_it_is(test: str) -> str:
     body = ast.parse(test).body
+    if not body:
+        return "only comments"
+    if any(True for _ in test_functions(body)):
+        return "it is skipped as a whole, or hides its tests from pytest"
     if body and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body):
         return "only imports"
     if body and all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body):
@@ -102,7 +108,7 @@ def _why_no_check(test: str) -> str:
         catches = any(isinstance(node, ast.Try | ast.TryStar | ast.With | ast.AsyncWith) for node in nodes)
         return "catches every failure of its own assertions" if catches else "asserts what is never reached"
     if any(isinstance(node, ast.Assert) for node in nodes):
-        return "asserts constants alone"
+        return "asserts what holds whatever the code does"
     return "asserts nothing"
 
 

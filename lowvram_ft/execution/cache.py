@@ -28,7 +28,7 @@ _JUDGES = ("pytest", "coverage", "cosmic-ray", "parso")
 _UNSTABLE = frozenset({"timeout", "killed"})
 _SCHEMA = "CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, answer BLOB) WITHOUT ROWID"
 
-_RULES = 2
+_RULES = 3
 """Raised where the same file gets another verdict: what counts as a check."""
 
 

@@ -134,9 +134,15 @@ def _is_certain(value: ast.expr) -> bool:
         return any(isinstance(part, ast.Constant) and part.value for part in value.values) or all(
             map(_is_certain, value.values)
         )
-    if isinstance(value, ast.Tuple) and value.elts:
+    if isinstance(value, ast.Lambda) or (isinstance(value, ast.Tuple | ast.List | ast.Set) and value.elts):
         return True
-    return not any(isinstance(node, ast.Name) for node in ast.walk(value))
+    if isinstance(value, ast.Compare) and len(value.ops) == 1 and isinstance(value.ops[0], ast.Eq | ast.Is):
+        return ast.dump(value.left) == ast.dump(value.comparators[0]) or not _names(value)  # a value with itself
+    return not _names(value)
+
+
+def _names(value: ast.expr) -> bool:
+    return any(isinstance(node, ast.Name) for node in ast.walk(value))
 
 
 def _reads_source(node: ast.AST) -> bool:

@@ -212,7 +212,7 @@ def test_a_folder_that_a_worker_cannot_read_is_named(tmp_path, monkeypatch):
 
 
 def test_a_worker_with_another_version_is_refused_by_name(monkeypatch):
-    ours = worker.judge_versions() | {"lowvram-ft": "9.9.9 (rules 2)", "python": "3.99.1"}
+    ours = worker.judge_versions() | {"lowvram-ft": "9.9.9 (rules 0)", "python": "3.99.1"}
     monkeypatch.setattr(worker, "judge_versions", lambda: ours)
     with pytest.raises(
         MachineError, match=r"lowvram-ft 0.* and not 9\.9\.9.*python 3\.1\d.* and not 3\.99\.1; install"
