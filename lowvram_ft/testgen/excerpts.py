@@ -49,6 +49,9 @@ class Source:
         self.graph = Dependencies(read_statements(tree.body, self.lines))
         self.statements = self.graph.statements
         self.parts = [read_parts(statement) for statement in self.statements]
+        members = [member for parts in self.parts for member in parts.members]
+        self._separate = {member for member in members if stands_alone(member.node, self.lines)}
+        self._shortened: dict[int, str | None] = {}
 
     def excerpt(self, places: Collection[int], whole: Collection[Member], max_chars: int | None = None) -> str:
         """The text of some statements with what they use, the least of it cut that must be.
@@ -106,7 +109,7 @@ class Source:
         named: set[str] = set()
 
         def form(place: int, member: Member) -> Form:
-            if member in whole or self._alone_binds(member) or (cut.on_import and member in on_import):
+            if member in whole or (cut.on_import and member in on_import):
                 return "whole"
             if everything.get(place, 0) < cut.steps:
                 return first.get(member, "whole")
@@ -179,9 +182,9 @@ class Source:
                         seen |= member.body
         return found
 
-    def _alone_binds(self, member: Member) -> bool:
-        """Whether a function gives the module a name that nothing else gives it."""
-        return any(len(self.graph.binders.get(name, ())) == 1 for name in member.declares)
+    def _alone_binds(self, member: Member) -> list[str]:
+        """Names that nothing but a function's ``global`` gives the module."""
+        return sorted(name for name in member.declares if len(self.graph.binders.get(name, ())) == 1)
 
     def _named(self, kept: Collection[int], form: Forms) -> set[str]:
         """Names after a dot in what is shown, and those that class bodies use."""
@@ -204,7 +207,7 @@ class Source:
             return False
         if member.owner.decorator_list and member.name.startswith("__"):  # functools.total_ordering looks for them
             return False
-        return stands_alone(member.node, self.lines)
+        return member in self._separate
 
     def _text(self, kept: Mapping[int, int], form: Forms, short: bool) -> str:
         needed = {name for place in kept for name in self._uses(place, form)}
@@ -213,11 +216,18 @@ class Source:
         for place in sorted(kept):
             statement = self.statements[place]
             forms = [(member, form(place, member)) for member in self.parts[place].members]
-            text = shortened(statement) if short and kept[place] > 0 else None
+            text = self._short(place) if short and kept[place] > 0 else None
             if any(how != "whole" for _, how in forms):
                 text = render(statement, self.lines, forms)
+                lost = [n for m, how in forms if how != "whole" for n in self._alone_binds(m) if n in needed]
+                text += "".join(f"{name} = ...\n" for name in lost)
             shown.append((statement, text or statement_text(statement, self.lines, needed)))
         return joined(shown)
+
+    def _short(self, place: int) -> str | None:
+        if place not in self._shortened:
+            self._shortened[place] = shortened(self.statements[place])
+        return self._shortened[place]
 
 
 def _all_whole(_: int, __: Member) -> Form:

@@ -28,7 +28,8 @@ class Member:
     Attributes:
         path: ``Reader.read``; of a statement that binds no single name, ``Reader.``.
         node: its tree.
-        owner: the class that it stands in directly; None at the top, in blocks too.
+        owner: the class that it stands in; None at the top.
+        siblings: the statements of the block that it stands in.
         binds: names that it binds in its class.
         head: names that its signature and its decorators use.
         body: names that its body uses.
@@ -41,6 +42,7 @@ class Member:
     path: str
     node: ast.stmt
     owner: ast.ClassDef | None
+    siblings: Sequence[ast.stmt]
     binds: frozenset[str]
     head: frozenset[str]
     body: frozenset[str]
@@ -104,7 +106,7 @@ def read_parts(statement: Statement) -> Parts:
               if isinstance(node, ast.ClassDef)}  # fmt: skip
     members: list[Member] = []
     taken: set[int] = set()
-    for prefix, node, owner in _find_members(statement.nodes, "", None):
+    for prefix, node, owner, siblings in _find_members(statement.nodes, "", None):
         inside = [n for part in (node.body if isinstance(node, FUNCTION) else [node]) for n in ast.walk(part)]
         within = {id(n) for n in inside}
         outer = [n for n in ast.walk(node) if id(n) not in within]
@@ -117,6 +119,7 @@ def read_parts(statement: Statement) -> Parts:
                 prefix + (next(iter(binds)) if len(binds) == 1 else ""),
                 node,
                 owner,
+                siblings,
                 binds,
                 frozenset(used[i] for i in head & used.keys()),
                 frozenset(used[i] for i in within & used.keys()) | declares,
@@ -142,15 +145,17 @@ def _named_as(context: type[ast.expr_context], nodes: Iterable[ast.AST]) -> froz
 
 
 def _find_members(
-    body: Iterable[ast.AST], prefix: str, owner: ast.ClassDef | None
-) -> Iterator[tuple[str, ast.stmt, ast.ClassDef | None]]:
+    body: Sequence[ast.stmt], prefix: str, owner: ast.ClassDef | None
+) -> Iterator[tuple[str, ast.stmt, ast.ClassDef | None, Sequence[ast.stmt]]]:
     for node in body:
         if isinstance(node, FUNCTION) or (owner is not None and isinstance(node, _SIMPLE)):
-            yield prefix, node, owner
+            yield prefix, node, owner, body
         elif isinstance(node, ast.ClassDef):
             yield from _find_members(node.body, f"{prefix}{node.name}.", node)
-        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
-            yield from _find_members(ast.iter_child_nodes(node), prefix, None)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
+            for block in [*blocks, *(handler.body for handler in getattr(node, "handlers", ()))]:
+                yield from _find_members(block, prefix, owner)
 
 
 def _is_string(node: ast.stmt) -> bool:
@@ -183,14 +188,14 @@ def render(statement: Statement, lines: Sequence[str], forms: Sequence[tuple[Mem
     Args:
         statement: the statement.
         lines: of the module.
-        forms: how each of its members is shown; a class that would be left empty holds ``...``.
+        forms: how each of its members is shown; a block that would be left empty holds ``...``.
     """
     text = dict(enumerate(lines[statement.start - 1 : statement.end], statement.start))
     gone = [member for member, form in forms if form == "gone"]
     for member, form in forms:
         if form == "gone" and member.owner is not None:
-            empty = sum(other.owner is member.owner for other in gone) == len(member.owner.body)
-            _remove(member, text, member.owner, leave_dots=empty and member.node is member.owner.body[-1])
+            empty = sum(other.siblings is member.siblings for other in gone) == len(member.siblings)
+            _remove(member, text, member.owner, leave_dots=empty and member.node is member.siblings[-1])
         elif form != "whole" and isinstance(member.node, FUNCTION):
             _cut_body(member.node, text, documented=form == "documented")
     found = "".join(text[number] for number in sorted(text))
@@ -228,6 +233,8 @@ def shortened(statement: Statement) -> str | None:
     if len(statement.nodes) > 1 or not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
         return None
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    if lines_of(node)[0] == lines_of(node)[-1] and (node.end_col_offset or 0) <= _LONG_CONSTANT:
+        return None
     whole = ast.unparse(node)
     if not all(isinstance(target, ast.Name) for target in targets) or len(whole) <= _LONG_CONSTANT:
         return None

@@ -67,7 +67,8 @@ def units_of(code: str, target: Target, *, max_chars: int) -> list[Unit]:
     Args:
         code: text of the module.
         target: which definitions and lines of it are of interest.
-        max_chars: most characters of a part; one that holds a single long function may be longer.
+        max_chars: most characters of a part; longer is one of a single long function, or of one that uses so much that
+            the signatures alone are too long.
 
     Raises:
         UsageError: the module does not parse, or does not define a name of the target.
@@ -223,12 +224,19 @@ def _parts_of(source: Source, item: _Definition, max_chars: int) -> list[_Defini
             size = 0
         parts[-1].append(path)
         size += length
-    found = []
     rest = item.lines - {number for members in methods.values() for m in members for number in m.lines}
-    for place, paths in enumerate(parts):
+    found: list[_Definition] = []
+    waiting = parts[::-1]
+    while waiting:
+        paths = waiting.pop()
         members = tuple(member for path in paths for member in methods[path])
-        lines = frozenset(number for member in members for number in member.lines) | (frozenset() if place else rest)
-        found.append(_Definition(", ".join(paths), item.places, members, lines, is_whole=False))
+        lines = frozenset(number for member in members for number in member.lines) | (frozenset() if found else rest)
+        part = _Definition(", ".join(paths), item.places, members, lines, is_whole=False)
+        if len(paths) > 1 and len(_text(source, [part], max_chars)) > max_chars:
+            half = (len(paths) + 1) // 2
+            waiting += [paths[half:], paths[:half]]
+        else:
+            found.append(part)
     return found
 
 
