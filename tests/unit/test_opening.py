@@ -67,8 +67,29 @@ def test_a_folder_is_its_only_gguf(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds a\.gguf, b\.gguf; give the path of one"):
         choose_model(tmp_path)
     (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(ModelError, match=r"is an adapter, .* run: lowvram-ft export"):
-        choose_model(tmp_path)
+
+
+def test_a_folder_with_an_adapter_is_an_adapter(tmp_path: Path) -> None:
+    stage = tmp_path / "runs" / "mine" / "stages" / "first"
+    (stage / "adapter").mkdir(parents=True)
+    (stage / "adapter" / "adapter_config.json").write_text("{}")
+    found = choose_model(stage)
+    assert (found.kind, found.text, found.short) == ("adapter", str(stage / "adapter"), "mine-first")
+    assert choose_model(stage / "adapter") == found
+    with pytest.raises(UsageError, match="is an adapter, and a GGUF is needed; make one with: lowvram-ft export"):
+        gguf_of(found)
+
+
+def test_two_adapters_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text('{"lora_alpha": 16}')
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"weights")
+    first = identity(choose_model(tmp_path / "a"))
+    assert first == identity(choose_model(tmp_path / "b")), "a copy is the same"
+    (tmp_path / "b" / "adapter_model.safetensors").write_bytes(b"Weights")
+    (tmp_path / "c" / "adapter_config.json").write_text('{"lora_alpha": 32}')
+    assert len({first, *(identity(choose_model(tmp_path / name)) for name in "bc")}) == 3
 
 
 def test_the_embedded_model_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,29 @@ class Engine(Protocol):
         """
         ...
 
+    def load_frozen(
+        self,
+        model: Path,
+        quantization: QuantizationSection,
+        chain: Sequence[Path],
+        max_length: int,
+        dtype: str | None,
+    ) -> Loaded:
+        """Load a base model with its adapter to answer, not to train.
+
+        Args:
+            model: folder in the hub's layout.
+            quantization: how its weights are held.
+            chain: PEFT folders, first trained first; each was trained on the ones before, merged.
+            max_length: most tokens of a prompt and its answer.
+            dtype: to compute in; None for what training takes here.
+
+        Raises:
+            ModelError: the folder is broken, an adapter does not fit, or a chain is asked for on 4 bits.
+            MachineError: the model does not fit.
+        """
+        ...
+
     def trainer(
         self,
         method: Method,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gguf_export import Checkpoint
 from lowvram_ft.errors import ModelError
-from lowvram_ft.hardware import cpu_flags, has_fast_bf16
+from lowvram_ft.hardware import cpu_flags, detect, has_fast_bf16
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
@@ -15,6 +16,10 @@ from lowvram_ft.training.sft import build_sft_trainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+FLOAT32_SHARE = 0.5
+"""Most of the free memory that weights in float32 may take."""
 
 
 class ReferenceEngine:
@@ -33,7 +38,7 @@ class ReferenceEngine:
         """Load a base model with an adapter; see `lowvram_ft.training.engines.Engine`."""
         import torch
         from peft import get_peft_model
-        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+        from transformers import set_seed
 
         from lowvram_ft.training.vocabulary.placement import device_map, moves_vocabulary, place_vocabulary
 
@@ -41,18 +46,8 @@ class ReferenceEngine:
         parts_on_host = device == "cuda" and moves_vocabulary(plan)
         dtype = compute_dtype(device)
         set_seed(plan.seed)
-        try:
-            base = AutoModelForCausalLM.from_pretrained(
-                model,
-                dtype=getattr(torch, dtype),
-                quantization_config=_quantization(plan.quantization, dtype, parts_on_host),
-                device_map=device_map(plan) if device == "cuda" else None,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(model)
-        except Exception as error:
-            if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
-                raise
-            raise ModelError(f"{model}: cannot be loaded ({first_line(error)}); download it again") from error
+        where = device_map(plan) if device == "cuda" else None
+        base, tokenizer = _pretrained(model, dtype, _quantization(plan.quantization, dtype, parts_on_host), where)
         place_vocabulary(base, plan, torch.device(device))
         # PEFT's prepare_model_for_kbit_training is left out: it makes float32 of embedding, head and norms, twice their
         # bytes, and of all activations between the layers. Unsloth keeps their type too; the trainer does the rest.
@@ -67,6 +62,44 @@ class ReferenceEngine:
 
             fuse(peft, keep_dequantized=plan.keep_dequantized)
         return Loaded(peft, tokenizer, device, dtype)
+
+    def load_frozen(
+        self,
+        model: Path,
+        quantization: QuantizationSection,
+        chain: Sequence[Path],
+        max_length: int,
+        dtype: str | None,
+    ) -> Loaded:
+        """Load to answer; see `lowvram_ft.training.engines.Engine`.
+
+        The adapter is merged into weights of 16 or 32 bits, as an export does it; beside those of 4 bits it stays. On
+        the CPU those are dequantized once where there is room: bitsandbytes' kernel for it computes in bf16, where
+        training did not, and what it gives depends on how many rows it is given.
+        """
+        import torch
+
+        del max_length  # the cache grows as it is needed
+        in_4bit = quantization.load_in_4bit
+        if in_4bit and len(chain) > 1:
+            raise ModelError(
+                f"{chain[-1]}: was trained on another adapter, which 4 bits cannot take in; run: lowvram-ft export"
+            )
+        on_gpu = torch.cuda.is_available()
+        device = "cuda" if on_gpu else "cpu"
+        roomy = not on_gpu and _fits_in_float32(model)
+        dtype = dtype or ("float32" if roomy else compute_dtype(device))
+        where = {"": 0} if on_gpu else None
+        found, tokenizer = _pretrained(model, dtype, _quantization(quantization, dtype, False), where)
+        if in_4bit and not on_gpu:
+            keep_weights_unpacked(found)
+            if roomy:
+                found, in_4bit = found.dequantize(), False
+        for adapter in chain:
+            found = continue_adapter(found, adapter, trainable=False)
+            if not in_4bit:
+                found = found.merge_and_unload()
+        return Loaded(found.eval(), tokenizer, device, dtype)
 
     def trainer(
         self,
@@ -89,6 +122,36 @@ class ReferenceEngine:
 
             trainer_class = CpuSFTTrainer
         return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class)
+
+
+def _fits_in_float32(model: Path) -> bool:
+    """Whether a model may answer in float32 on the CPU.
+
+    A few rows at a time, it is faster than bf16 there (docs/models.md), and what a neighbour in a batch changes in the
+    sums is far below what decides a token.
+    """
+    n_weights = sum(tensor.n_elements for tensor in Checkpoint.open(model).tensors.values())
+    return 4 * n_weights <= FLOAT32_SHARE * detect().ram_available_bytes
+
+
+def _pretrained(model: Path, dtype: str, quantization: Any, where: Any) -> tuple[Any, Any]:
+    """A model and its tokenizer, as transformers loads them.
+
+    Raises:
+        ModelError: the folder is broken.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        found = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, dtype), quantization_config=quantization, device_map=where
+        )
+        return found, AutoTokenizer.from_pretrained(model)
+    except Exception as error:
+        if not isinstance(error, OSError | ValueError | RuntimeError | KeyError) and not is_safetensors(error):
+            raise
+        raise ModelError(f"{model}: cannot be loaded ({first_line(error)}); download it again") from error
 
 
 def compute_dtype(device: str) -> str:

@@ -27,7 +27,13 @@ from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
 from lowvram_ft.training.cpu_trainer import completion_loss
 from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
-from lowvram_ft.training.engines.reference import compute_dtype, does_not_fit, first_line, is_safetensors
+from lowvram_ft.training.engines.reference import (
+    ReferenceEngine,
+    compute_dtype,
+    does_not_fit,
+    first_line,
+    is_safetensors,
+)
 from lowvram_ft.training.processes.ddp import own_card
 from lowvram_ft.training.sft import build_sft_trainer
 from lowvram_ft.training.vocabulary.placement import has_table_head, place_vocabulary
@@ -94,6 +100,34 @@ class UnslothEngine:
         if adapter is not None:
             _load_adapter(peft, adapter)
         return Loaded(peft, tokenizer, "cuda" if on_gpu else "cpu", dtype)
+
+    def load_frozen(
+        self,
+        model: Path,
+        quantization: QuantizationSection,
+        chain: Sequence[Path],
+        max_length: int,
+        dtype: str | None,
+    ) -> Loaded:
+        """Load to answer; see `lowvram_ft.training.engines.Engine`. The adapter stays beside the base's weights.
+
+        A chain, and a type that was asked for, are the reference engine's: Unsloth merges nothing in place.
+        """
+        if len(chain) > 1 or dtype is not None:
+            return ReferenceEngine().load_frozen(model, quantization, chain, max_length, dtype)
+        plan = LoadPlan(
+            quantization=quantization,
+            lora=_section_of(chain[0]),
+            max_length=max_length,
+            gradient_checkpointing=False,
+            offload_layers=0,
+            offload_embedding=False,
+            vram_bytes=None,
+            seed=0,
+        )
+        loaded = self.load(model, plan, chain[0])
+        FastLanguageModel.for_inference(loaded.model)
+        return loaded
 
     def trainer(
         self,
