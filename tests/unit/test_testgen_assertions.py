@@ -164,6 +164,12 @@ OTHER = {
         "from unittest.mock import patch\n\n\n@patch('solution.area', lambda w, h: 6)\n"
         "def test_it():\n    assert solution.area(2, 3) == 6\n",
     ),
+    "a decorator that forgives": (
+        "assert area(2, 3) == 6",
+        "def forgiving(test):\n    def run():\n        try:\n            test()\n        except AssertionError:\n"
+        "            area(1, 1)\n\n    return run\n\n\n@forgiving\ndef test_it():\n    assert area(2, 3) == 6\n",
+    ),
+    "a mark": ("assert area(2, 3) == 6", "@pytest.mark.xfail\ndef test_it():\n    assert area(2, 3) == 6\n"),
     "an import from elsewhere": (
         "assert area(2, 3) == 6", "from operator import mul as area\n\n\ndef test_it():\n    assert area(2, 3) == 6\n"
     ),
