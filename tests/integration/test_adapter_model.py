@@ -112,6 +112,13 @@ def test_of_qwen2_too(tiny_qwen2: Path, qwen2_adapter: Path) -> None:
     answerer = Answerer(qwen2_adapter, n_ctx=512, dtype="float32")
     expected = generated(merged(tiny_qwen2, qwen2_adapter), tiny_qwen2)
     assert texts(answerer.answer(PROMPTS, GREEDY, 1)) == expected
+    inner = answerer._model.generate
+
+    def generate(**given: Any) -> Any:
+        return inner(**{**given, "attention_mask": given["attention_mask"] * 0 + 1})
+
+    answerer._model.generate = generate
+    assert texts(answerer.answer(PROMPTS, GREEDY, 1)) != expected, "where padding is read, the check above fails"
 
 
 def test_counts_and_times_are_told(child: AdapterModel, tiny_llama: Path) -> None:
@@ -333,13 +340,26 @@ def is_running(pid: int) -> bool:
     return state not in ("Z", "X")
 
 
-def test_eval_and_test_writer_take_an_adapter(llama_adapter: Path, tmp_path: Path, own_cache: Path) -> None:
+def test_eval_takes_an_adapter(llama_adapter: Path, tmp_path: Path, own_cache: Path) -> None:
     found = run_json(
         "eval", llama_adapter, "--max-tasks", 1, "--max-new-tokens", 16, "--n-ctx", 2048, "--out", tmp_path / "out"
     )
     assert found["suites"]["samples"]["tasks"] == 1
     record = json.loads((tmp_path / "out" / "samples.jsonl").read_text().splitlines()[0])
     assert str(llama_adapter) in record["step"]
-    with TestWriter(llama_adapter, max_new_tokens=16, n_ctx=2048) as writer:
-        assert writer.name == "llama"
-        assert writer.write("def half(n):\n    return n // 2\n")
+
+
+def test_test_writer_takes_an_adapter(
+    child: AdapterModel, llama_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Path, int]] = []
+
+    def stand_in(folder: Path, *, n_ctx: int) -> AdapterModel:
+        opened.append((folder, n_ctx))
+        return child
+
+    monkeypatch.setattr("lowvram_ft.inference.adapter.AdapterModel", stand_in)
+    writer = TestWriter(llama_adapter, max_new_tokens=16, n_ctx=512)
+    assert opened == [(llama_adapter, 512)]
+    assert writer.name == "llama"
+    assert writer.write("def half(n):\n    return n // 2\n")
