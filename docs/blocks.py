@@ -36,7 +36,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "rendering": ("lowvram_ft.rendering.Rendered", "lowvram_ft.rendering.ChatFormat"),
     "import-line": (
         "lowvram_ft.data.imports.solution_line.import_from_solution",
-        "lowvram_ft.testgen.write.import_real_module",
+        "lowvram_ft.testgen.texts.drop.import_real_module",
     ),
     "execution": (
         "lowvram_ft.execution.executor.run_tests",

@@ -20,7 +20,8 @@ from lowvram_ft.cli.export import export
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, run, train
 from lowvram_ft.cli.serve import serve
-from lowvram_ft.cli.use import bench, testgen
+from lowvram_ft.cli.testgen import testgen
+from lowvram_ft.cli.use import bench
 from lowvram_ft.errors import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,

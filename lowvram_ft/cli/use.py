@@ -1,21 +1,18 @@
-"""Commands that use a model: bench, testgen."""
+"""Commands that use a model: bench."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import closing
 
 import click
 
 from lowvram_ft.cli.options import (
-    FILE,
-    MODEL_HELP,
     json_option,
     max_new_tokens_option,
     n_ctx_option,
     print_json,
     progress,
     quiet_option,
-    sandbox_option,
 )
 
 
@@ -56,7 +53,8 @@ def bench(
 ) -> None:
     """Time whole test files on this machine. Exit code 1 if p95 misses the gate (seconds).
 
-    MODEL is a GGUF, a hub id, or the address of an OpenAI-compatible server; --tune and --compare need a GGUF.
+    MODEL is a GGUF, a PEFT adapter's folder, a hub id, or the address of an OpenAI-compatible server; --tune and
+    --compare need a GGUF.
     """
     from lowvram_ft import bench as timing
     from lowvram_ft.bench import table
@@ -68,8 +66,10 @@ def bench(
     prompts = [task.prompt for task in load_suite(suite)]
     says = progress(quiet)
     choice = choose_model(model)
-    if choice.kind == "url" and not (tune or compare):
-        found, trials = timing.bench_server(open_model(model), prompts, section, says), []
+    if choice.kind in ("url", "adapter") and not (tune or compare):
+        decoding = "server" if choice.kind == "url" else "adapter"
+        with closing(open_model(model, n_ctx=n_ctx)) as generator:
+            found, trials = timing.bench_server(generator, prompts, section, says, decoding), []
     else:
         file = gguf_of(choice)
         trials = timing.tune(file, prompts[0], says, n_ctx=n_ctx)[1] if tune else []
@@ -88,59 +88,4 @@ def bench(
         more = {"trials": [t.to_json() for t in trials]} if tune else {}
         print_json(found.to_json() | more | ({"ways": [w.to_json() for w in ways]} if compare else {}))
     if not found.gate_met:
-        context.exit(1)
-
-
-@click.command()
-@click.argument("source", type=FILE)
-@click.option("--model", help=f"{MODEL_HELP} Default: the newest export under runs/.")
-@click.option("--out", type=FILE, help="Another place for the test file.")
-@max_new_tokens_option(512)
-@n_ctx_option
-@click.option("--dry-run", is_flag=True, help="Print the test file, write nothing.")
-@sandbox_option
-@json_option
-@quiet_option
-@click.pass_context
-def testgen(
-    context: click.Context,
-    source: Path,
-    model: str | None,
-    out: Path | None,
-    max_new_tokens: int,
-    n_ctx: int,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Write test_SOURCE.py beside a Python file: generate, run, keep the tests that pass.
-
-    Exit code 1 if no generated test passes.
-    """
-    from lowvram_ft.testgen import check, open_model, write_tests
-
-    check(source, out, dry_run)
-    generator = open_model(model, n_ctx)
-    try:
-        found = write_tests(source, generator, progress(quiet), out=out, max_new_tokens=max_new_tokens, dry_run=dry_run)
-    finally:
-        generator.close()
-    if as_json:
-        print_json(found.to_json())
-    elif not found.text:
-        click.echo(f"{source}: no generated test passes after {found.attempts} attempts; nothing was written")
-    else:
-        if dry_run:
-            click.echo(found.text)
-        else:
-            click.echo(f"wrote {found.test_file}")
-        for name in found.passed:
-            click.echo(f"  passed   {name}")
-        for name in found.dropped:
-            click.echo(f"  dropped  {name} (fails on the code: a wrong test, or a bug worth a look)")
-        click.echo(
-            f"  reaches {100 * found.line_coverage:.0f} % of the lines, "
-            f"kills {100 * found.mutation_score:.0f} % of the mutants"
-        )
-    if not found.text:
         context.exit(1)

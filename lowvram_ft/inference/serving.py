@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.errors import GenerationError, MissingExtraError, ModelError, Terminated, UsageError
+from lowvram_ft.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from lowvram_ft.hardware import cpu_count
 from lowvram_ft.inference.endpoint import KEY_VARIABLE, LOOPBACK, api_key
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.inference.native import N_BATCH, check_gguf, gpu_layers, library
 from lowvram_ft.inference.serving_requests import Refusal, Requests, gone
 from lowvram_ft.inference.settings import KV_TYPES, EngineSettings
+from lowvram_ft.stopping import sigterm_raises
 
 N_CTX_STEP = 256
 """llama.cpp rounds a context up to this, and llama-cpp-python's own buffers do not."""
@@ -92,7 +92,7 @@ def serve(
             f"{KEY_VARIABLE}, or listen on 127.0.0.1"
         )
     n_ctx = -(-n_ctx // N_CTX_STEP) * N_CTX_STEP
-    with listen(host, port) as listening, _sigterm_raises():
+    with listen(host, port) as listening, sigterm_raises():
         running: list[Any] = []
         with contextlib.redirect_stdout(sys.stderr):  # where the server's own notes belong
             app = _app(path, name, n_ctx, n_threads, host, key, lambda: bool(running) and bool(running[0].should_exit))
@@ -284,17 +284,3 @@ def _without(variable: str) -> Iterator[None]:
     finally:
         if value is not None:
             os.environ[variable] = value
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """After ending in order, uvicorn raises the signal again: have it raise `Terminated`."""
-
-    def stop(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,26 @@
-"""Writing tests for a user's own file."""
+"""Writing tests for a user's own code."""
 
-from lowvram_ft.testgen.model import newest_export, open_model
-from lowvram_ft.testgen.write import TestgenResult, check, write_tests
+from lowvram_ft.testgen.attempts.candidates import Effort
+from lowvram_ft.testgen.attempts.traces import default_traces_path
+from lowvram_ft.testgen.for_module import Settings
+from lowvram_ft.testgen.journal import Journal
+from lowvram_ft.testgen.model import given_or_newest, newest_export, open_model
+from lowvram_ft.testgen.outcome import Outcome
+from lowvram_ft.testgen.targets.find import find, find_targets
+from lowvram_ft.testgen.write import Model, prepare, write_tests
 
-__all__ = ["TestgenResult", "check", "newest_export", "open_model", "write_tests"]
+__all__ = [
+    "Effort",
+    "Journal",
+    "Model",
+    "Outcome",
+    "Settings",
+    "default_traces_path",
+    "find",
+    "find_targets",
+    "given_or_newest",
+    "newest_export",
+    "open_model",
+    "prepare",
+    "write_tests",
+]

@@ -29,14 +29,14 @@ def given_or_newest(model: str | Path | None) -> str | Path:
 
 
 def open_model(
-    model: str | Path | None, n_ctx: int, *, n_parallel: int = 1, concurrency: int | None = None
+    model: str | Path | None, n_ctx: int, *, n_parallel: int | None = 1, concurrency: int | None = None
 ) -> Generator:
     """Open the model that writes the tests.
 
     Args:
         model: see `lowvram_ft.inference.opening.choose_model`; None for the newest export under ``runs/``.
         n_ctx: context in tokens.
-        n_parallel: sequences at a time of a GGUF.
+        n_parallel: sequences at a time of a GGUF; None for as many as fit into 1 GiB of KV cache.
         concurrency: requests at a time to an address; 4 by default.
 
     Raises:

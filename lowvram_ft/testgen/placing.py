@@ -45,6 +45,12 @@ class NewFile:
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative where it lies below the current folder."""
+    here = Path.cwd().resolve()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def read_before(path: Path) -> str | None:
     """The text of a file as it is now; None where there is none.
 

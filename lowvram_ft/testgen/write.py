@@ -1,204 +1,225 @@
-"""Write tests for a Python file: generate, run, keep what passes, put it beside the file."""
+"""Write tests for modules of a user's project: all of them are found first, then placed together."""
 
 from __future__ import annotations
 
-import ast
-import keyword
-import re
-from dataclasses import asdict, dataclass
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.data.row import build_prompt
 from lowvram_ft.errors import UsageError
-from lowvram_ft.execution import Judgement, Limits, judge
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
-from lowvram_ft.inference import Generator, Sampling
-from lowvram_ft.inference.extraction import extract_test
+from lowvram_ft.inference import Generator
 from lowvram_ft.progress import Progress
-from lowvram_ft.run_dir import write_text
-from lowvram_ft.testgen.texts import drop_tests, import_real_module
+from lowvram_ft.testgen.attempts.traces import Trace, append_traces
+from lowvram_ft.testgen.for_module import Settings, Written, write_for_module
+from lowvram_ft.testgen.journal import Journal
+from lowvram_ft.testgen.marks import digest
+from lowvram_ft.testgen.outcome import Outcome
+from lowvram_ft.testgen.placing import NewFile, place_files, read_before, shown
+from lowvram_ft.testgen.project.place import Placement, Project, find_project, place
+from lowvram_ft.testgen.subject import Target, Unit
+from lowvram_ft.testgen.targets.find import read_code
 
-MAX_ATTEMPTS = 4
-"""Answers asked for before giving up; the first is greedy, the others are sampled."""
 
-
-@dataclass(frozen=True)
-class TestgenResult:
-    """What became of one file.
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A module, and where its tests go: all that can be refused before a model is opened.
 
     Attributes:
-        source: the user's file.
-        module: the name that its tests import.
-        test_file: what was written; None where no generated test passes.
-        passed: names of the tests that were kept.
-        dropped: names of the generated tests that fail, and were left out.
-        line_coverage: share of the statements that the kept tests reach, 0 to 1.
-        mutation_score: share of the mutants that they kill, 0 to 1.
-        attempts: answers that were asked for.
-        text: the test file.
+        target: what the user asked for.
+        code: the module's text.
+        project: how its tests are kept.
+        placement: where these go.
+        before: what is there now; None where there is nothing.
     """
 
-    __test__ = False
+    target: Target
+    code: str
+    project: Project
+    placement: Placement
+    before: str | None
 
-    source: str
-    module: str
-    test_file: str | None
-    passed: tuple[str, ...]
-    dropped: tuple[str, ...]
-    line_coverage: float
-    mutation_score: float
-    attempts: int
-    text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Every value."""
-        return asdict(self)
+    @property
+    def shown(self) -> str:
+        """The module's path for people."""
+        return shown(self.target.file)
 
 
-@dataclass(frozen=True)
-class _Draft:
-    text: str
-    judgement: Judgement
-    dropped: tuple[str, ...]
-
-
-def locate(source: Path) -> tuple[Path, str]:
-    """The folder that a file's package lies in, and the file's importable name.
+class Model:
+    """The model that writes the tests, opened when it is first needed.
 
     Args:
-        source: a ``.py`` file.
-
-    Returns:
-        (folder for ``sys.path``, dotted name).
+        name: what tells it from every other, for results that are kept.
+        opener: opens it.
     """
-    path = source.resolve()
-    parts = [] if path.name == "__init__.py" else [path.stem]
-    folder = path.parent
-    while (folder / "__init__.py").is_file():
-        parts.insert(0, folder.name)
-        folder = folder.parent
-    return folder, ".".join(parts)
+
+    def __init__(self, name: str, opener: Callable[[], Generator]) -> None:
+        self.name = name
+        self._opener = opener
+        self._opened: Generator | None = None
+
+    def open(self) -> Generator:
+        """The model itself."""
+        if self._opened is None:
+            self._opened = self._opener()
+        return self._opened
+
+    def close(self) -> None:
+        """Free it."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
-def check(source: Path, out: Path | None = None, dry_run: bool = False) -> tuple[str, Path]:
-    """What can be refused before a model is loaded.
+def prepare(targets: Sequence[Target], out: Path | None = None) -> list[Job]:
+    """What can be refused before a model is opened.
 
     Args:
-        source: the user's file.
-        out: another place for the test file.
-        dry_run: nothing will be written.
-
-    Returns:
-        (the file's text, the test file that will be written).
+        targets: what the user asked for.
+        out: the user's own place for the one test file.
 
     Raises:
-        UsageError: the file is missing, is no Python, or has a test file already.
-        MachineError: there is no sandbox to run its tests in.
+        UsageError: a module cannot be read or has no name to import it by; a person's file is in the place.
+        MachineError: there is no sandbox to run tests in.
     """
-    code = _read(source)
-    target = out or source.with_name(f"test_{source.stem}.py")
-    if target.exists() and not dry_run:
-        raise UsageError(f"{target}: exists already, and is not touched; give another place with --out")
+    if out is not None and len(targets) != 1:
+        raise UsageError(f"--out: is for one module (got {len(targets)}); leave it out, or name one")
+    jobs = []
+    for target in targets:
+        project = find_project(target.file)
+        placement = place(project, target.file, out)
+        jobs.append(Job(target, read_code(target.file), project, placement, read_before(placement.test_file)))
     choose_sandbox()
-    return code, target
+    return jobs
 
 
 def write_tests(
-    source: Path,
-    generator: Generator,
+    jobs: Sequence[Job],
+    model: Model,
+    settings: Settings,
     progress: Progress,
     *,
-    out: Path | None = None,
-    max_new_tokens: int = 512,
+    journal: Journal,
+    traces: Path | None = None,
     dry_run: bool = False,
-) -> TestgenResult:
-    """Write ``test_NAME.py`` beside a file.
+    again: bool = False,
+) -> list[Outcome]:
+    """Write tests; the user's tree is changed at the end alone, all at once.
 
-    The model writes ``from solution import …``; what is kept imports the real module. A test that fails on the code is
-    left out and reported. An existing file is never touched.
+    What was found for a module is kept in the journal, so that a call that was interrupted goes on from there, and a
+    second one changes nothing.
 
     Args:
-        source: the user's file.
-        generator: the model.
+        jobs: from `prepare`.
+        model: writes the tests.
+        settings: how.
         progress: where a person reads what is going on.
-        out: another place for the test file.
-        max_new_tokens: most tokens of an answer.
-        dry_run: write nothing.
+        journal: results of earlier calls.
+        traces: where failure traces are added; None for nowhere.
+        dry_run: change nothing in the tree.
+        again: ask the model even where the journal knows.
+
+    Returns:
+        One for each job, in their order.
 
     Raises:
-        UsageError: the file is missing, is no Python, or has a test file already.
-        GenerationError: the file is longer than the model's context.
+        UsageError: the one module cannot be imported here; one of several is told in its outcome. Somebody changed a
+            test file meanwhile.
+        GenerationError: the model fails.
+        MachineError: the disk is full, or a folder cannot be written.
     """
-    code, target = check(source, out, dry_run)
-    root, module = locate(source)
-    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in module.split(".")):
-        raise UsageError(f"{source}: cannot be imported as {module}; give it a name that Python can import")
-    prompt = build_prompt(code)
-    best: _Draft | None = None
-    attempts = 0
-    while attempts < MAX_ATTEMPTS and (best is None or not best.judgement.useful):
-        sampling = Sampling(temperature=0.0 if attempts == 0 else 0.7, max_new_tokens=max_new_tokens, seed=attempts)
-        attempts += 1
-        progress.step(f"testgen {source.name}", attempts, MAX_ATTEMPTS, "attempts")
-        answer = generator.generate([prompt], sampling)[0][0]
-        test = extract_test(answer.text, cut_off=answer.finish == "length")
-        draft = _draft(code, module, root, test)
-        if draft is not None and (best is None or _worth(draft) > _worth(best)):
-            best = draft
-    if best is None:
-        return TestgenResult(str(source), module, None, (), (), 0.0, 0.0, attempts, "")
+    written: list[Written] = []
+    for number, job in enumerate(jobs):
+        progress.step("testgen", number, len(jobs), job.shown)
+        key = journal.key(_facts(job, model.name, settings))
+        known = None if again else _known(journal.get(key), job)
+        if known is None:
+            known = _write_one(job, model, settings, progress, (number, len(jobs)), one_of_many=len(jobs) > 1)
+            if known.outcome.status != "failed":
+                journal.put(key, _entry(known, job.before))
+        if traces is not None and not dry_run:
+            append_traces(traces, known.traces)
+        written.append(known)
+    progress.step("testgen", len(jobs), len(jobs), "modules")
+    outcomes = [_with_diff(one) for one in written]
     if not dry_run:
-        write_text(target, best.text)
-    coverage = best.judgement.verdict.coverage
-    return TestgenResult(
-        source=str(source),
-        module=module,
-        test_file=None if dry_run else str(target),
-        passed=best.judgement.verdict.passing,
-        dropped=best.dropped,
-        line_coverage=(coverage.line_rate or 0.0) if coverage is not None else 0.0,
-        mutation_score=best.judgement.mutation_score,
-        attempts=attempts,
-        text=best.text,
-    )
+        place_files([one.file for one in written if one.file is not None])
+    return outcomes
 
 
-def _draft(code: str, module: str, root: Path, test: str) -> _Draft | None:
-    """Run an answer, leave out what fails, run what is left under the module's real name; None if nothing passes."""
-    first = judge(code, module, test, Limits(), root)
-    if not first.verdict.n_passed or not first.verdict.writes_tests:
-        return None
-    failed = sorted({_function(r.name) for r in first.verdict.results if r.outcome != "passed"})
-    text = import_real_module(drop_tests(test, failed), module)
-    second = judge(code, module, text, Limits(), root)
-    if not second.verdict.all_passed or not second.verdict.writes_tests:
-        return None
-    return _Draft(text, second, tuple(failed))
+def _write_one(
+    job: Job, model: Model, settings: Settings, progress: Progress, place_of: tuple[int, int], *, one_of_many: bool
+) -> Written:
+    answers = 0
 
+    def on_answer(unit: Unit) -> None:
+        nonlocal answers
+        answers += 1
+        what = f"{job.shown}::{unit.name}" if unit.name else job.shown
+        progress.step("testgen", *place_of, f"{what}, answer {answers}")
 
-def _worth(draft: _Draft) -> tuple[float, int]:
-    return draft.judgement.mutation_score, draft.judgement.verdict.n_passed
-
-
-def _function(name: str) -> str:
-    """``TestX::test_y[a-1]`` to ``TestX::test_y``."""
-    return re.sub(r"\[.*\]$", "", name, flags=re.DOTALL)
-
-
-def _read(source: Path) -> str:
-    if not source.is_file():
-        raise UsageError(f"{source}: no such file; give the path of a .py file")
-    if source.suffix != ".py":
-        raise UsageError(f"{source}: is not a Python file; give the path of a .py file")
     try:
-        code = source.read_text(encoding="utf-8")
-        ast.parse(code)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{source}: is not UTF-8 text (byte {error.start}); convert it") from error
-    except SyntaxError as error:
-        line = f":{error.lineno}" if error.lineno is not None else ""  # null bytes have no line
-        raise UsageError(f"{source}{line}: does not parse ({error.msg}); mend it first") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source}: does not parse ({error}); mend it first") from error
-    return code
+        return write_for_module(
+            job.target,
+            job.code,
+            job.project,
+            job.placement,
+            job.before,
+            model.open,
+            settings,
+            on_answer=on_answer,
+        )
+    except UsageError as error:
+        if not one_of_many:
+            raise
+        return Written(Outcome(job.shown, job.placement.module, "failed", None, notes=(str(error),)), None)
+
+
+def _with_diff(written: Written) -> Outcome:
+    if written.file is None:
+        return written.outcome
+    return dataclasses.replace(written.outcome, diff=written.file.diff(shown(written.file.path)))
+
+
+def _facts(job: Job, model: str, settings: Settings) -> dict[str, Any]:
+    """All that a result depends on, but for the file of ours that is there."""
+    others = [path for path in job.placement.existing if path != job.placement.ours]
+    return {
+        "code": digest(job.code),
+        "module": job.placement.module,
+        "root": str(job.placement.import_root),
+        "test_file": str(job.placement.test_file),
+        "names": list(job.target.names),
+        "lines": None if job.target.lines is None else sorted(job.target.lines),
+        "existing": {str(path): digest(path.read_text(encoding="utf-8", errors="replace")) for path in others},
+        "conftest": digest(job.placement.conftest),
+        "style": dataclasses.asdict(job.project.style),
+        "settings": dataclasses.asdict(settings),
+        "model": model,
+    }
+
+
+def _entry(written: Written, before: str | None) -> dict[str, Any]:
+    return {
+        "outcome": written.outcome.to_json(),
+        "traces": [dataclasses.asdict(trace) for trace in written.traces],
+        "before": None if before is None else digest(before),
+    }
+
+
+def _known(entry: dict[str, Any] | None, job: Job) -> Written | None:
+    """What the journal says; None where it does not fit to what is there now."""
+    if entry is None:
+        return None
+    outcome = Outcome.from_json(entry["outcome"])
+    place = None if outcome.test_file is None else shown(job.placement.test_file)
+    outcome = dataclasses.replace(outcome, source=job.shown, test_file=place)
+    traces = tuple(Trace(**trace) for trace in entry["traces"])
+    if outcome.text and outcome.text == job.before:
+        return Written(dataclasses.replace(outcome, status="unchanged"), None, traces)
+    if entry["before"] != (None if job.before is None else digest(job.before)):
+        return None
+    if not outcome.text:
+        return Written(outcome, None, traces)
+    return Written(outcome, NewFile(job.placement.test_file, outcome.text, job.before), traces)

@@ -11,7 +11,7 @@ from lowvram_ft.inference import Sampling
 from lowvram_ft.inference.extraction import extract_test
 from lowvram_ft.inference.opening import N_CTX
 from lowvram_ft.testgen.model import open_model
-from lowvram_ft.testgen.texts import import_real_module
+from lowvram_ft.testgen.texts.drop import import_real_module
 
 
 class TestWriter:

@@ -219,22 +219,28 @@ def test_context_that_is_too_short(here: Cli, tmp_path: Path, tiny_gguf: Path) -
             "null.py: does not parse (source code string cannot contain null bytes); mend it first",
         ),
         ("latin.py", b"# caf\xe9\n", "latin.py: is not UTF-8 text (byte 5); convert it"),
-        ("mine.py", None, "test_mine.py: exists already, and is not touched; give another place with --out"),
+        (
+            "mine.py",
+            b"def f():\n    return 1\n",
+            "test_mine_generated.py: exists already, as does mine's own; give another place with --out",
+        ),
     ],
 )
 def test_testgen_refuses_a_file_before_it_loads_a_model(
     here: Cli, tmp_path: Path, name: str, content: bytes | None, problem: str
 ) -> None:
-    (tmp_path / "test_mine.py").write_text("# mine\n")
+    for taken in ("test_mine.py", "test_mine_generated.py"):
+        (tmp_path / taken).write_text("import mine\n")
     if content is not None:
         (tmp_path / name).write_bytes(content)
     before = files(tmp_path)
     assert here("testgen", name, "--model", "no.gguf") == failed(2, problem)
     assert files(tmp_path) == before
-    assert (tmp_path / "test_mine.py").read_text() == "# mine\n"
+    assert (tmp_path / "test_mine.py").read_text() == "import mine\n"
 
 
-def test_testgen_without_a_model(cli: Cli) -> None:
+def test_testgen_without_a_model(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f():\n    return 1\n")
     problem = "--model: no export under runs/; give a GGUF, or make one with: lowvram-ft demo"
     assert cli("testgen", "mine.py") == failed(2, problem)
 

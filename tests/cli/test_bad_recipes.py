@@ -108,8 +108,8 @@ def test_overrides_that_are_nonsense(cli: Cli) -> None:
             misused("plan [OPTIONS] RECIPE", "Invalid value for '--vram': -3.0 is not in the range x>0."),
         ),
         (
-            ["testgen", "folder"],
-            misused("testgen [OPTIONS] SOURCE", "Invalid value for 'SOURCE': File 'folder' is a directory."),
+            ["testgen", "x.py", "--out", "folder"],
+            misused("testgen [OPTIONS] [PATH[::NAME]]...", "Invalid value for '--out': File 'folder' is a directory."),
         ),
         (
             ["train", "demo", "--out", "file"],

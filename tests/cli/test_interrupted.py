@@ -114,7 +114,7 @@ def test_ctrl_c_while_rows_are_prepared(
         (["eval"], "lowvram_ft.inference.decoding.choose"),
         (["eval", "--max-tasks", "1", "--max-new-tokens", "16"], "lowvram_ft.evaluation.evaluate.run_many"),
         (["testgen", "mine.py", "--model"], "lowvram_ft.inference.decoding.choose"),
-        (["testgen", "mine.py", "--max-new-tokens", "16", "--model"], "lowvram_ft.testgen.write.judge"),
+        (["testgen", "mine.py", "--max-new-tokens", "16", "--model"], "lowvram_ft.testgen.attempts.examine.run_tests"),
     ],
 )
 def test_ctrl_c_while_a_model_answers_or_its_tests_run(

@@ -131,7 +131,7 @@ LLAMA = (
 def test_llama_cpp_is_not_installed(
     here: Cli, tmp_path: Path, tiny_gguf: Path, without: Callable[[str], None], command: list[str]
 ) -> None:
-    (tmp_path / "mine.py").write_text("x = 1\n")
+    (tmp_path / "mine.py").write_text("def f():\n    return 1\n")
     without("llama_cpp")
     assert here(*command, tiny_gguf, "-q") == failed(3, LLAMA)
     assert files(tmp_path) == ["mine.py"]

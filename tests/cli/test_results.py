@@ -3,98 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import lowvram_ft.testgen
-from lowvram_ft.inference import Completion, Sampling
 from tests.cli.conftest import Cli
 from tests.cli.running import ROOT, Outcome, files
 from tests.tiny_runs import write_recipe
-
-GOOD = """\
-import pytest
-
-from solution import price
-
-
-def test_price():
-    assert price(2, 3) == 6
-
-
-def test_none():
-    assert price(0, 3) == 0
-
-
-def test_wrong():
-    assert price(1, 1) == 7
-
-
-def test_negative():
-    with pytest.raises(ValueError):
-        price(-1, 3)
-"""
-SHOP = """\
-def price(count, each):
-    if count < 0:
-        raise ValueError("count")
-    return count * each
-"""
-KEPT = """\
-import pytest
-
-from shop.prices import price
-
-
-def test_price():
-    assert price(2, 3) == 6
-
-
-def test_none():
-    assert price(0, 3) == 0
-
-
-def test_negative():
-    with pytest.raises(ValueError):
-        price(-1, 3)
-"""
-
-
-class Scripted:
-    """A model that says what a test wants it to, one answer after the other."""
-
-    name = "scripted"
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = list(answers)
-        self.prompts: list[str] = []
-        self.closed = False
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
-        self.prompts += prompts
-        return [[Completion(self.answers.pop(0), 10, 20, "stop", 0.5, 0.1)] for _ in prompts]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """A user's module in a package of its own."""
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    (folder / "prices.py").write_text(SHOP)
-    return folder
-
-
-def script(monkeypatch: pytest.MonkeyPatch, *answers: str) -> Scripted:
-    model = Scripted(*answers)
-    monkeypatch.setattr(lowvram_ft.testgen, "open_model", lambda _path, _n_ctx: model)
-    return model
 
 
 def one_object(outcome: Outcome) -> dict[str, Any]:
@@ -102,60 +18,6 @@ def one_object(outcome: Outcome) -> dict[str, Any]:
     found = json.loads(outcome.stdout)
     assert isinstance(found, dict)
     return found
-
-
-def test_testgen_writes_tests_beside_a_file(
-    here: Cli, tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = script(monkeypatch, f"Here they are:\n```python\n{GOOD}```\n")
-    outcome = here("testgen", "shop/prices.py")
-    *lines, last = outcome.stdout.splitlines()
-    assert (outcome.code, outcome.stderr) == (0, "testgen prices.py: 1/4 in 0 s  attempts\n")
-    assert lines == [
-        "wrote shop/test_prices.py",
-        "  passed   test_price",
-        "  passed   test_none",
-        "  passed   test_negative",
-        "  dropped  test_wrong (fails on the code: a wrong test, or a bug worth a look)",
-    ]
-    assert last.startswith("  reaches 100 % of the lines, kills ")
-    assert (shop / "test_prices.py").read_text() == KEPT
-    assert model.closed
-    assert SHOP in model.prompts[0]
-    again = here("testgen", "shop/prices.py")
-    problem = "error: shop/test_prices.py: exists already, and is not touched; give another place with --out\n"
-    assert again == Outcome(2, "", problem)
-
-
-def test_testgen_as_json(here: Cli, tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(monkeypatch, GOOD)
-    outcome = here("testgen", "shop/prices.py", "--out", "tests.py", "--json", "-q")
-    found = one_object(outcome)
-    assert (outcome.code, outcome.stderr) == (0, "")
-    assert found["passed"] == ["test_price", "test_none", "test_negative"]
-    assert (found["dropped"], found["test_file"], found["attempts"]) == (["test_wrong"], "tests.py", 1)
-    assert found["mutation_score"] > 0.5
-    assert (tmp_path / "tests.py").read_text() == found["text"] == KEPT
-
-
-def test_testgen_dry_run_writes_nothing(here: Cli, tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(monkeypatch, GOOD)
-    before = files(tmp_path)
-    outcome = here("testgen", "shop/prices.py", "--dry-run", "-q")
-    assert outcome.code == 0
-    assert outcome.stdout.startswith(f"{KEPT}\n  passed   test_price\n")
-    assert files(tmp_path) == before
-
-
-def test_testgen_when_no_test_passes(here: Cli, tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(monkeypatch, *["I cannot do that."] * 4)
-    before = files(tmp_path)
-    problem = "shop/prices.py: no generated test passes after 4 attempts; nothing was written\n"
-    assert here("testgen", "shop/prices.py", "-q") == Outcome(1, problem, "")
-    script(monkeypatch, *["I cannot do that."] * 4)
-    outcome = here("testgen", "shop/prices.py", "-q", "--json")
-    assert (outcome.code, one_object(outcome)["test_file"]) == (1, None)
-    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_commands_take_an_address(tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert judged.returncode == 0, judged.stderr
-    assert (tmp_path / "test_mine.py").read_text() == TEST.replace("solution", "mine")
+    assert (tmp_path / "test_mine.py").read_text().partition("\n")[2] == TEST.replace("solution", "mine")
     assert "as the server does it" in timed.stdout
     samples = next(tmp_path.glob("eval-127.0.0.1-*-tiny/samples.jsonl"))
     assert json.loads(samples.read_text().splitlines()[0])["answer"] == ANSWER

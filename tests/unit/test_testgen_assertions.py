@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowvram_ft.testgen.assertions import changed_expectation, loosened, weakened
-from lowvram_ft.testgen.reading import read_tests
-from lowvram_ft.testgen.texts import drop_cases
+from lowvram_ft.testgen.attempts.assertions import changed_expectation, loosened, weakened
+from lowvram_ft.testgen.attempts.reading import read_tests
+from lowvram_ft.testgen.texts.drop import drop_cases
 
 CODE = """\
 import time

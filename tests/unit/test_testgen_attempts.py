@@ -7,8 +7,8 @@ from lowvram_ft.errors import GenerationError, PromptTooLong
 from lowvram_ft.execution import Limits
 from lowvram_ft.inference import Completion
 from lowvram_ft.inference.extraction import extract_test
-from lowvram_ft.testgen import examine
-from lowvram_ft.testgen.attempts import Effort, write_candidates
+from lowvram_ft.testgen.attempts import examine
+from lowvram_ft.testgen.attempts.candidates import Effort, write_candidates
 from lowvram_ft.testgen.subject import Subject, Unit
 
 AREA = "def area(w, h):\n    return w + h\n"

@@ -7,11 +7,11 @@ import pytest
 
 from lowvram_ft.execution import Limits, judge
 from lowvram_ft.execution.mutants import find_mutants
-from lowvram_ft.testgen import existing
-from lowvram_ft.testgen.existing import baseline, measure, measure_each, mutants_of, whole_statements
-from lowvram_ft.testgen.select import choose
 from lowvram_ft.testgen.subject import Subject, Worth
-from lowvram_ft.testgen.texts import drop_tests
+from lowvram_ft.testgen.texts.drop import drop_tests
+from lowvram_ft.testgen.worth import measure as existing
+from lowvram_ft.testgen.worth.measure import baseline, measure, measure_each, mutants_of, whole_statements
+from lowvram_ft.testgen.worth.select import choose
 
 CODE = """\
 LIMIT = 3

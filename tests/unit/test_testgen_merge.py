@@ -13,7 +13,7 @@ import pytest
 from lowvram_ft.data.trimming.trim import tests_of as names_of_tests
 from lowvram_ft.data.trimming.trim import trim_test
 from lowvram_ft.execution import run_tests
-from lowvram_ft.testgen.merge import CannotMerge, merge, restyle
+from lowvram_ft.testgen.texts.merge import CannotMerge, merge, restyle
 
 MODULE = """\
 LIMIT = 10

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.errors import UsageError
-from lowvram_ft.testgen import style as style_module
 from lowvram_ft.testgen.marks import marked
-from lowvram_ft.testgen.project import find_project, place
-from lowvram_ft.testgen.style import Style, format_with
+from lowvram_ft.testgen.project import style as style_module
+from lowvram_ft.testgen.project.place import find_project, place
+from lowvram_ft.testgen.project.style import Style, format_with
 
 CODE = "def f():\n    return 1\n"
 PYPROJECT = "[project]\nname = 'pkg'\nversion = '1'\n"
@@ -560,7 +560,7 @@ def test_the_formatter_is_the_projects_where_it_is_installed(tmp_path, monkeypat
     found = styled(tmp_path / "mine", {}, **files)
     assert (found.line_length, found.formatter) == expected
     monkeypatch.setattr(style_module, "command_for", lambda name: None)
-    monkeypatch.setattr("lowvram_ft.testgen.conventions.command_for", lambda name: None)
+    monkeypatch.setattr("lowvram_ft.testgen.project.conventions.command_for", lambda name: None)
     assert styled(tmp_path / "mine", {}, **files).formatter is None
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowvram_ft.testgen.select import choose, why_dropped
 from lowvram_ft.testgen.subject import Worth
+from lowvram_ft.testgen.worth.select import choose, why_dropped
 
 PLACES = st.frozensets(st.integers(0, 7), max_size=5)
 WORTHS = st.builds(Worth, lines=PLACES, killed=PLACES, mutants=st.just(8))

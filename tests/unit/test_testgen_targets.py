@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.errors import MachineError, UsageError
-from lowvram_ft.testgen.changed import SAME_CODE
 from lowvram_ft.testgen.subject import Target
-from lowvram_ft.testgen.targets import find, find_targets, read_code
+from lowvram_ft.testgen.targets.changed import SAME_CODE
+from lowvram_ft.testgen.targets.find import find, find_targets, read_code
 
 CODE = '''\
 import os

@@ -14,9 +14,9 @@ from lowvram_ft.errors import MachineError
 from lowvram_ft.inference import Completion
 from lowvram_ft.recipe import DataSection
 from lowvram_ft.rendering import ChatFormat
-from lowvram_ft.testgen.attempts import Effort, write_candidates
+from lowvram_ft.testgen.attempts.candidates import Effort, write_candidates
+from lowvram_ft.testgen.attempts.traces import Trace, append_traces, default_traces_path
 from lowvram_ft.testgen.subject import Subject, Unit
-from lowvram_ft.testgen.traces import Trace, append_traces, default_traces_path
 
 CHAT = ChatFormat(
     "{% for m in messages %}{{ m.content }}<end>{% endfor %}",

@@ -11,7 +11,7 @@ import pytest
 from lowvram_ft.data.imports.scopes import BUILTINS, MODULE_ATTRIBUTES, top_names
 from lowvram_ft.errors import UsageError
 from lowvram_ft.testgen.subject import Target
-from lowvram_ft.testgen.units import MOST_TOGETHER, SHORT_LINES, units_of
+from lowvram_ft.testgen.units.split import MOST_TOGETHER, SHORT_LINES, units_of
 
 FILE = Path("mod.py")
 LIBRARY = Path(sysconfig.get_path("stdlib"))

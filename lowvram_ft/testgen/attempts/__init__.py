@@ -1,0 +1,1 @@
+"""Tests are written, run and mended, and never bent to the code."""

@@ -1,0 +1,1 @@
+"""What a user asked tests for."""

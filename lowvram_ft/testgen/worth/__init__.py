@@ -1,0 +1,1 @@
+"""What tests reach and find, and which are kept."""
