@@ -5,8 +5,8 @@
 MODEL is a GGUF; the embedded SmolLM2-135M-Instruct by default. Ways of generating are timed first, on a few of the
 prompts, in turn; then the whole suite is evaluated as ``lowvram-ft eval`` does it, greedy and with samples. Tests,
 coverage included, are then run once more by themselves, so that the time of the mutants is what is left of the judging.
-Writes ``results/humaneval.json``, an entry a model. Interrupted, it continues; what was timed in pieces is not
-reported as a time.
+Writes ``results/humaneval.json``, an entry a model. Interrupted, it continues: parts that were finished are taken from
+the folder, and what was timed in pieces is not reported as a time.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def ways(model: Path, tasks: Sequence[Task], rounds: int) -> list[dict[str, Any]
 
 
 def whole(model: Path, tasks: list[Task], samples: int, folder: Path) -> dict[str, Any]:
-    """One evaluation of all tasks, with the time of each part."""
+    """One evaluation of all tasks, with the time of each part; taken from the folder where it was finished before."""
+    kept = folder / f"{samples}-samples.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
     section = EvalSection(suites=(SUITE,), samples_per_task=samples, max_new_tokens=MOST)
     path = folder / f"{samples}-samples.jsonl"
     fresh = not path.is_file()
@@ -122,15 +125,13 @@ def whole(model: Path, tasks: list[Task], samples: int, folder: Path) -> dict[st
         return run_tests(task.code, task.module, record["test"], Limits(), task.root)
 
     began = time.perf_counter()
-    verdicts = run_many(run, records)
+    run_many(run, records)
     tests = time.perf_counter() - began
-    changed = sum(v.all_passed != bool(r["scores"]["passes"] and r["scores"]["writes_tests"])
-                  for v, r in zip(verdicts, records, strict=True) if v.writes_tests)  # fmt: skip
     generation = sum(one.seconds for one in timed)
     mutants = [record["mutants"] for record in records if record["mutants"]]
     entry = {
         "samples_per_task": samples, "tasks": len(tasks), "means": found["suites"][SUITE],
-        "mutants": sum(one["total"] for one in mutants), "files_run_again_with_another_verdict": changed,
+        "mutants": sum(one["total"] for one in mutants),
         "tokens": sum(record["n_tokens"] for record in records),
     }  # fmt: skip
     if fresh:
@@ -140,6 +141,7 @@ def whole(model: Path, tasks: list[Task], samples: int, folder: Path) -> dict[st
             "tests_and_coverage": round(min(tests, judging), 1), "mutants": round(max(judging - tests, 0.0), 1),
         }  # fmt: skip
         entry["tok_per_s"] = round(timed[0].tokens / generation, 1)
+    write_json(kept, entry)
     return entry
 
 
@@ -160,12 +162,14 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(), "cpu": machine.cpu_model, "cpus": machine.cpu_count,
         "versions": versions(),
     }  # fmt: skip
-    if options.ways:
-        step = max(1, len(tasks) // options.ways)
-        entry["ways"] = ways(model, tasks[::step][: options.ways], options.rounds)
-    options.folder.mkdir(parents=True, exist_ok=True)
     folder = options.folder / entry["model_sha256"][:12]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.ways:
+        timed = folder / f"{options.ways}-prompts-{options.rounds}-rounds.json"
+        if not timed.is_file():
+            step = max(1, len(tasks) // options.ways)
+            write_json(timed, ways(model, tasks[::step][: options.ways], options.rounds))
+        entry["ways"] = json.loads(timed.read_text())
     entry["runs"] = []
     for samples in dict.fromkeys((1, options.samples)):
         if samples:

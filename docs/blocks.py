@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import memory_blocks
+import result_blocks
 
 import gguf_export.errors
 import lowvram_ft.errors
@@ -64,6 +65,20 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
         "lowvram_ft.testgen.writer.TestWriter",
     ),
     "extraction": ("lowvram_ft.inference.extraction.extract_test",),
+    "testgen": (
+        "lowvram_ft.testgen.subject.Target",
+        "lowvram_ft.testgen.subject.Subject",
+        "lowvram_ft.testgen.subject.Unit",
+        "lowvram_ft.testgen.subject.Worth",
+        "lowvram_ft.testgen.targets.find.find",
+        "lowvram_ft.testgen.project.place.place",
+        "lowvram_ft.testgen.units.split.units_of",
+        "lowvram_ft.testgen.worth.measure.baseline",
+        "lowvram_ft.testgen.attempts.candidates.write_candidates",
+        "lowvram_ft.testgen.worth.select.choose",
+        "lowvram_ft.testgen.texts.merge.merge",
+        "lowvram_ft.testgen.write.write_tests",
+    ),
     "engine": (
         "lowvram_ft.training.engines.protocol.LoadPlan",
         "lowvram_ft.training.engines.protocol.Loaded",
@@ -347,6 +362,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "memory-levers": lambda: memory_blocks.levers_block(table),
     "memory-cards": lambda: memory_blocks.cards_block(table),
     "memory-anchor": lambda: memory_blocks.anchor_block(table),
+    "humaneval": lambda: result_blocks.humaneval_block(table),
     **{f"signatures-{group}": lambda group=group: signatures_block(group) for group in SIGNATURES},  # type: ignore[misc]
 }
 """Name of a generated block to what makes it."""

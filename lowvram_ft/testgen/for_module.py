@@ -15,9 +15,10 @@ from lowvram_ft.testgen.marks import marked, read_mark
 from lowvram_ft.testgen.outcome import Kept, Outcome, Reach
 from lowvram_ft.testgen.placing import NewFile, shown
 from lowvram_ft.testgen.project.place import Placement, Project
-from lowvram_ft.testgen.project.style import format_with
+from lowvram_ft.testgen.project.style import Style, format_with
 from lowvram_ft.testgen.subject import Subject, Target, Unit, Worth
 from lowvram_ft.testgen.texts.drop import drop_tests
+from lowvram_ft.testgen.texts.manners import grouped, quoted
 from lowvram_ft.testgen.texts.merge import CannotMerge, merge, restyle
 from lowvram_ft.testgen.texts.unused_imports import without_unused_imports
 from lowvram_ft.testgen.units.split import units_of
@@ -27,6 +28,10 @@ from lowvram_ft.testgen.worth.select import By, choose, why_dropped
 MAX_CHARS = 4000
 """Of code in a prompt: about 1,200 tokens, of the 2,048 that the recipes train with."""
 MAX_MUTANTS = 200
+MAX_FIXTURES = 1500
+"""Characters of a ``conftest.py`` that a model is shown."""
+MAX_EXISTING = 12
+"""Test files of a module that are run: those that are named for it come first. Some modules are imported everywhere."""
 ENOUGH_LINES = 0.8
 ENOUGH_MUTANTS = 0.5
 """A part of a module of which the tests so far reach and find as much is left at that."""
@@ -104,7 +109,7 @@ def write_for_module(
     opened: Callable[[], Generator],
     settings: Settings,
     *,
-    on_answer: Callable[[Unit], None],
+    told: Callable[[str], None],
 ) -> Written:
     """Write the tests of one module; nothing in the user's tree is changed.
 
@@ -116,7 +121,7 @@ def write_for_module(
         before: what is in that place now; None where there is nothing.
         opened: gives the model; called only where something is left to write.
         settings: how.
-        on_answer: called when the model is asked about a part of the module.
+        told: called with what is being done, in a few words.
 
     Raises:
         UsageError: the module cannot be imported here.
@@ -124,7 +129,10 @@ def write_for_module(
         MachineError: there is no sandbox here.
     """
     beside = {"conftest.py": placement.conftest} if placement.conftest else {}
-    scope = _scope(target, Subject(code, placement.module, placement.import_root, beside), placement, settings)
+    told("runs the tests that are there")
+    fixtures = placement.conftest if placement.fixtures and len(placement.conftest) <= MAX_FIXTURES else ""
+    subject = Subject(code, placement.module, placement.import_root, beside, fixtures)
+    scope = _scope(target, subject, placement, settings)
     there = scope.there
     if there.problem:
         raise UsageError(
@@ -140,12 +148,21 @@ def write_for_module(
         contradictions=_regressions(placement, there),
         existing=(there.n_tests, there.n_passed),
         not_run={shown(path): reason for path, reason in there.not_run.items()},
+        notes=_left_alone(placement),
     )
     blank = scope.with_reach(blank, Worth())
     if not units:
         return Written(blank, None)
     enough, generator = _enough(scope, settings.by), opened()
+    answers = 0
+
+    def on_answer(unit: Unit) -> None:
+        nonlocal answers
+        answers += 1
+        told(f"{unit.name or 'the whole module'}, answer {answers}")
+
     found = write_candidates(generator, scope.subject, units, settings.effort, enough=enough, on_answer=on_answer)
+    told("tries each test by itself")
     outcome = dataclasses.replace(
         blank,
         status="nothing passes",
@@ -168,7 +185,10 @@ def _scope(target: Target, subject: Subject, placement: Placement, settings: Set
     if target.names:
         named = units_of(subject.code, target, max_chars=settings.max_chars)
         lines = frozenset(line for unit in named for line in unit.lines)
-    there = baseline(subject, placement.existing, max_mutants=settings.max_mutants, lines=lines)
+    files = placement.existing[:MAX_EXISTING]
+    if placement.ours is not None and placement.ours not in files:
+        files = (*files[:-1], placement.ours)
+    there = baseline(subject, files, max_mutants=settings.max_mutants, lines=lines)
     return _Scope(subject, there, lines, settings.max_mutants)
 
 
@@ -187,6 +207,11 @@ def _units(target: Target, code: str, scope: _Scope, settings: Settings) -> list
         return []
     aim = dataclasses.replace(target, lines=whole_statements(code, open_lines))
     return units_of(code, aim, max_chars=settings.max_chars)
+
+
+def _left_alone(placement: Placement) -> tuple[str, ...]:
+    more = len(placement.existing) - MAX_EXISTING
+    return (f"{more} more test files import the module; they were not run",) if more > 0 else ()
 
 
 def _regressions(placement: Placement, there: Baseline) -> tuple[Contradiction, ...]:
@@ -252,7 +277,7 @@ def _assemble(
     if not chosen:
         return dataclasses.replace(outcome, status="nothing to add"), None
     new = without_unused_imports(drop_tests(together, [name for name in each if name not in chosen]))
-    new = restyle(new, project.style.imports, placement.module)
+    new = _in_style(new, project.style, placement.module)
     ours = _body(before) if placement.ours is not None else None
     whole, left_out = (new, ()) if ours is None else _merged([ours, new], package)
     if left_out:
@@ -276,6 +301,14 @@ def _assemble(
     )
     outcome = scope.with_reach(outcome, worth)
     return outcome, None if text == before else NewFile(placement.test_file, text, before)
+
+
+def _in_style(test: str, style: Style, module: str) -> str:
+    """As the project's own tests are written; line breaks are left to its formatter."""
+    test = restyle(test, style.imports, module)
+    if style.classes:
+        test = grouped(test, "Test" + "".join(part.capitalize() for part in module.rpartition(".")[2].split("_")))
+    return test if style.formatter is not None else quoted(test, style.quotes)
 
 
 def _merged(texts: Sequence[str], package: str) -> tuple[str, tuple[Dropped, ...]]:

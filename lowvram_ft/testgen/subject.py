@@ -31,12 +31,14 @@ class Subject:
         module: the name that tests import, such as ``pkg.mod``.
         root: folder that this name is imported from.
         beside: files that lie beside the test when it runs, by their names: the project's ``conftest.py``.
+        fixtures: that ``conftest.py``, where it has fixtures and is short: shown to the model as tests that are there.
     """
 
     code: str
     module: str
     root: Path
     beside: Mapping[str, str] = field(default_factory=dict)
+    fixtures: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lowvram_ft.testgen.marks import digest
 from lowvram_ft.testgen.outcome import Outcome
 from lowvram_ft.testgen.placing import NewFile, place_files, read_before, shown
 from lowvram_ft.testgen.project.place import Placement, Project, find_project, place
-from lowvram_ft.testgen.subject import Target, Unit
+from lowvram_ft.testgen.subject import Target
 from lowvram_ft.testgen.targets.find import read_code
 
 
@@ -151,13 +151,8 @@ def write_tests(
 def _write_one(
     job: Job, model: Model, settings: Settings, progress: Progress, place_of: tuple[int, int], *, one_of_many: bool
 ) -> Written:
-    answers = 0
-
-    def on_answer(unit: Unit) -> None:
-        nonlocal answers
-        answers += 1
-        what = f"{job.shown}::{unit.name}" if unit.name else job.shown
-        progress.step("testgen", *place_of, f"{what}, answer {answers}")
+    def told(what: str) -> None:
+        progress.step("testgen", *place_of, f"{job.shown}: {what}")
 
     try:
         return write_for_module(
@@ -168,7 +163,7 @@ def _write_one(
             job.before,
             model.open,
             settings,
-            on_answer=on_answer,
+            told=told,
         )
     except UsageError as error:
         if not one_of_many:

@@ -282,6 +282,30 @@ def test_a_real_bug_is_reported_and_no_test_is_bent_to_it(
     assert [one["test"] for one in found[0]["contradictions"]] == ["test_add"], "told again by the second call"
 
 
+def test_a_test_of_ours_that_fails_since_the_code_changed_stays_and_is_reported(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch)
+    here("testgen", "src/shop/calc.py", *MODEL, "-q")
+    text = (shop / "tests" / "test_calc.py").read_text()
+    path = shop / "src" / "shop" / "calc.py"
+    path.write_text(CALC.replace("    return a + b", "    return a - b"))
+    script(monkeypatch, {})
+    found = modules(here("testgen", "src/shop/calc.py", *MODEL, "-q", "--json"))[0]
+    assert [one["test"] for one in found["contradictions"]] == ["test_add"]
+    assert "it passed when it was written, and the code has changed" in found["contradictions"][0]["message"]
+    assert (shop / "tests" / "test_calc.py").read_text() == text
+    assert own_pytest(shop).returncode == 1
+    double = "from solution import twice\n\n\ndef test_twice():\n    assert twice(4) == 8\n"
+    path.write_text(path.read_text() + "\n\ndef twice(n):\n    return 2 * n\n")
+    script(monkeypatch, {"def twice": double})
+    found = modules(here("testgen", "src/shop/calc.py", *MODEL, "-q", "--json"))[0]
+    after = (shop / "tests" / "test_calc.py").read_text()
+    assert found["status"] == "written" and "def test_twice" in after
+    assert "def test_add" in after, "what fails is not taken away"
+    assert [one["test"] for one in found["contradictions"]] == ["test_add"]
+
+
 @pytest.mark.parametrize("option", ["--only-uncovered", "--kill-survivors"])
 def test_only_what_the_tests_that_are_there_leave_open_is_kept(
     here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch, option: str
@@ -313,14 +337,34 @@ def test_where_nothing_is_left_the_model_is_not_even_opened(
     assert (found["status"], model.prompts, model.closed) == ("nothing to add", [], 0)
 
 
-def test_fixtures_of_the_projects_conftest_work(here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixtures_of_the_projects_conftest_work_and_are_shown(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (shop / "tests" / "conftest.py").write_text(
         "import pytest\n\nfrom shop.calc import add\n\n\n@pytest.fixture\ndef three():\n    return add(1, 2)\n"
     )
-    script(monkeypatch, {"def shout": "from solution import shout\n\n\n"
-                         "def test_shout(three):\n    assert shout('a' * three) == 'AAA!'\n"})  # fmt: skip
+    answer = "from solution import shout\n\n\ndef test_shout(three):\n    assert shout('a' * three) == 'AAA!'\n"
+    model = script(monkeypatch, {"def shout": answer})
     assert here("testgen", "src/shop/texts.py", *MODEL, "-q").code == 0
     assert "def test_shout(three)" in (shop / "tests" / "test_texts.py").read_text()
+    assert "### Existing tests:" in model.prompts[0] and "def three():" in model.prompts[0]
+    assert own_pytest(shop).returncode == 0
+
+
+def test_a_file_is_written_as_the_projects_own_tests_are(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "tests" / "test_dates.py").write_text(
+        "from shop import dates\n\n\nclass TestLeap:\n    def test_leap(self):\n"
+        "        assert dates.leap(2024), 'a leap year'\n        assert not dates.leap(2023), 'none'\n"
+    )
+    script(monkeypatch, {"def shout": TEXTS_TESTS.replace("'", '"')})
+    assert here("testgen", "src/shop/texts.py", *MODEL, "-q").code == 0
+    text = (shop / "tests" / "test_texts.py").read_text().partition("\n")[2]
+    assert text == (
+        "from shop import texts\n\n\nclass TestTexts:\n    def test_shout(self):\n"
+        "        assert texts.shout('a') == 'A!'\n"
+    )
     assert own_pytest(shop).returncode == 0
 
 

@@ -154,7 +154,7 @@ def _round(
 ) -> None:
     """One answer for each unit, and its refinements."""
     for work in works:
-        work.chains.append(_Chain(build_prompt(work.unit.code)))
+        work.chains.append(_Chain(build_prompt(work.unit.code, existing=subject.fixtures)))
     sampling = Sampling(temperature=effort.temperature if sample else 0.0, max_new_tokens=effort.max_new_tokens)
     for turn in range(effort.refinements + 1):
         open_ones = [work for work in works if work.chains[-1].prompt is not None]
