@@ -4,8 +4,7 @@
 difference of                      method
 =================================  ===================================================================
 a rate, one sample a task          Tango's score interval; McNemar's exact test beside it
-a mean of shares, from 0 to 1      gains less losses, each with `share_interval`'s method, put together
-                                   by MOVER
+a mean of shares, from 0 to 1      Student's, with one change more than there is
 a mean of anything else            studentized bootstrap over the differences of tasks
 =================================  ===================================================================
 """
@@ -19,12 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from lowvram_ft.evaluation.intervals import CONFIDENCE, NORMAL, Floats, Interval, bootstrap_interval, share_ends
+from lowvram_ft.evaluation.intervals import CONFIDENCE, NORMAL, Floats, Interval, bootstrap_interval, student_t
 from lowvram_ft.evaluation.metrics import AMOUNTS, ERRORS, task_values
 from lowvram_ft.run_dir import read_jsonl
 
 _HALVINGS = 50
 """Of an interval of length 2: to below 1e-14."""
+_ADDED = 0.8
+"""Of a change: how much of one is added where means of shares are compared."""
+_LARGEST = 0.5
+"""Of a task that changes by all of 1: how much of one is mixed into what a typical change is."""
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -74,36 +77,34 @@ def rate_difference_ends(gained: Floats, lost: Floats, n: int) -> tuple[Floats, 
 
 
 def share_difference_ends(before: Floats, after: Floats) -> tuple[Floats, Floats]:
-    """Ends of many differences of paired means of shares at once.
+    """Ends of many differences of paired means of shares at once: Student's, with one change more than there is.
 
-    What tasks gain and what they lose are two means of shares of the largest change, each with its interval
-    (`share_ends`); MOVER puts the interval of their difference together (Zou and Donner 2008, "Construction of
-    confidence limits about effect measures", equation 8, with the correlation of the two).
+    Where few tasks change, their spread is seen too small, or not at all. So most of one more change, in neither
+    direction, is added to the sum of squares: of the typical size of those that there are (their mean square), drawn
+    towards the largest possible, 1, as if half a task more had changed by that. The idea is that of Agresti and Caffo
+    2000 ("Simple and effective confidence intervals for proportions and differences of proportions result from adding
+    two successes and two failures") and, for pairs, of Bonett and Price 2012; that the estimate itself stays where it
+    is, and both weights, come from simulation (``benchmarks/intervals.py``).
 
     Args:
         before: (..., tasks), each from 0 to 1.
         after: the same.
 
     Returns:
-        Lower and upper ends, (...), from -1 to 1.
+        Lower and upper ends, (...), from -1 to 1; those of a single task, which shows no spread, are -1 and 1.
     """
-    largest = np.abs(after - before).max(-1)
-    scale = np.where(largest > 0, largest, 1.0)  # where nothing changes, a task that is not there could by all of 1
-    change = (after - before) / scale[..., None]
-    gains, losses = np.maximum(change, 0.0), np.maximum(-change, 0.0)
-    gain, loss = gains.mean(-1), losses.mean(-1)
-    gain_low, gain_high = share_ends(gains, widest=0.0)
-    loss_low, loss_high = share_ends(losses, widest=0.0)
-    spread = gains.std(-1) * losses.std(-1)
-    # a task gains or loses, never both: the covariance is minus the product of the means
-    correlation = np.where(spread > 1e-12, -gain * loss / np.maximum(spread, 1e-12), 0.0)
-
-    def reach(one: Floats, other: Floats) -> Floats:
-        return np.sqrt(np.maximum(one**2 - 2 * correlation * one * other + other**2, 0.0))
-
-    low = gain - loss - reach(gain - gain_low, loss_high - loss)
-    high = gain - loss + reach(gain_high - gain, loss - loss_low)
-    return scale * np.maximum(low, -1.0), scale * np.minimum(high, 1.0)
+    change = after - before
+    n = change.shape[-1]
+    mean = change.mean(-1)
+    if n < 2:
+        return np.full_like(mean, -1.0), np.full_like(mean, 1.0)
+    squares = (change**2).sum(-1)
+    # how many equal changes would have this sum and this sum of squares
+    changed = np.clip(np.abs(change).sum(-1) ** 2 / np.maximum(squares, 1e-300), 0.0, n)
+    typical = (squares + _LARGEST) / (changed + _LARGEST)
+    variance = (((change - mean[..., None]) ** 2).sum(-1) + _ADDED * typical) / (n - 1)
+    half = student_t(n - 1) * np.sqrt(variance / n)
+    return np.maximum(mean - half, -1.0), np.minimum(mean + half, 1.0)
 
 
 def difference(before: Sequence[float], after: Sequence[float], *, shares: bool) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def difference(before: Sequence[float], after: Sequence[float], *, shares: bool)
         low, high = rate_difference_ends(np.asarray(float(gained)), np.asarray(float(lost)), old.size)
         method = {"method": "tango", "gained": gained, "lost": lost, "p_value": mcnemar(gained, lost)}
         return found | {"interval": _pair(low, high)} | method
-    return found | {"interval": _pair(*share_difference_ends(old, new)), "method": "mover"}
+    return found | {"interval": _pair(*share_difference_ends(old, new)), "method": "student"}
 
 
 def verdict(found: Mapping[str, Any], *, higher_is_better: bool = True) -> str:

@@ -2,10 +2,10 @@
 
 from lowvram_ft.testgen.attempts.candidates import Effort
 from lowvram_ft.testgen.attempts.traces import default_traces_path
-from lowvram_ft.testgen.for_module import Settings
 from lowvram_ft.testgen.journal import Journal
 from lowvram_ft.testgen.model import given_or_newest, newest_export, open_model
 from lowvram_ft.testgen.outcome import Outcome
+from lowvram_ft.testgen.scope import Settings
 from lowvram_ft.testgen.targets.find import find, find_targets
 from lowvram_ft.testgen.write import Model, prepare, write_tests
 

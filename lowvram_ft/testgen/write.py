@@ -12,12 +12,13 @@ from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.inference import Generator
 from lowvram_ft.progress import Progress
 from lowvram_ft.testgen.attempts.traces import Trace, append_traces
-from lowvram_ft.testgen.for_module import Settings, Written, write_for_module
+from lowvram_ft.testgen.for_module import Written, write_for_module
 from lowvram_ft.testgen.journal import Journal
 from lowvram_ft.testgen.marks import digest
 from lowvram_ft.testgen.outcome import Outcome
 from lowvram_ft.testgen.placing import NewFile, place_files, read_before, shown
 from lowvram_ft.testgen.project.place import Placement, Project, find_project, place
+from lowvram_ft.testgen.scope import Settings
 from lowvram_ft.testgen.subject import Target
 from lowvram_ft.testgen.targets.find import read_code
 
