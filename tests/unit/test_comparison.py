@@ -129,6 +129,33 @@ def test_planted_differences_of_means_are_inside_in_95_percent_of_1000_simulatio
     assert 0.93 <= ((low <= true) & (true <= high)).mean() <= 0.97
 
 
+def test_the_interval_of_a_difference_of_means_by_hand():
+    # changes 0.5, 0.5, 0, 0: mean 0.25; squares 0.5, about the mean 0.25; as many as (1² / 0.5) = 2 equal changes.
+    # Typical: (0.5 + 0.5) / (2 + 0.5) = 0.4. Variance (0.25 + 0.8 * 0.4) / 3 = 0.19; Student's t of 3 is 3.182.
+    low, high = share_difference_ends(np.array([0.0, 0.5, 0.25, 1.0]), np.array([0.5, 1.0, 0.25, 1.0]))
+    half = 3.182 * math.sqrt(0.19 / 4)
+    assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.01)
+    # nothing changes: 0.8 of one change of 1 stands for what was not seen. Student's t of 39 is 2.0227
+    low, high = share_difference_ends(np.full(40, 0.3), np.full(40, 0.3))
+    assert (low, high) == pytest.approx(
+        (-2.0227 * math.sqrt(0.8 / 39 / 40), 2.0227 * math.sqrt(0.8 / 39 / 40)), abs=1e-4
+    )
+    assert difference([0.2], [0.4], shares=True)["interval"] == (-1.0, 1.0), "one task shows no spread"
+
+
+@pytest.mark.parametrize("n", [20, 40, 100])
+def test_planted_differences_of_scores_that_go_together_are_inside_as_often(n):
+    """Few tasks pass, mostly the same ones: what made intervals of gains and losses apart too narrow."""
+    rng = np.random.default_rng(6)
+    passed = rng.random((2000, n)) < 0.12
+    old, new = (np.where(passed & (rng.random((2000, n)) < 0.6), rng.beta(3, 1, (2000, n)), 0.0) for _ in range(2))
+    low, high = share_difference_ends(old, new)
+    assert ((low <= 0) & (high >= 0)).mean() >= 0.93
+    # Student's own is too narrow there
+    spread = (new - old).std(-1, ddof=1) / math.sqrt(n)
+    assert (np.abs((new - old).mean(-1)) <= 2 * spread).mean() < ((low <= 0) & (high >= 0)).mean()
+
+
 def test_a_paired_percentile_bootstrap_would_be_too_narrow():
     rng = np.random.default_rng(4)
     before, after = np.zeros((300, 40)), planted(rng, "scores", 0.05, (300, 40))  # a base that writes nothing
@@ -213,7 +240,7 @@ def test_several_samples_are_averaged_within_their_task():
     after = [record("a", i > 0, sample=i) for i in range(3)] + [record("b", False, sample=i) for i in range(3)]
     found = compare(before, after)["s"]
     assert (found["passes"]["before"], found["passes"]["after"]) == pytest.approx((1 / 6, 2 / 6))
-    assert found["passes"]["method"] == "mover"
+    assert found["passes"]["method"] == "student"
     assert "p_value" not in found["passes"], "samples of a task are no independent trials"
     assert (found["pass@3"]["before"], found["pass@3"]["after"]) == (0.5, 0.5)
 
