@@ -180,11 +180,23 @@ def main(simulations: int) -> None:
         "versions": versions() | {"numpy": np.__version__},
         "date": time.strftime("%Y-%m-%d"),
     }
-    text = json.dumps(known, indent=1)[:-2]
-    for title, rows in (found | {f"{title}, summary": lines for title, lines in summaries.items()}).items():
-        lines = ",\n  ".join(json.dumps(row) for row in rows)
+    RESULTS.write_text(written(known, found, summaries), encoding="utf-8")
+
+
+def written(
+    known: Mapping[str, Any], found: Mapping[str, list[dict[str, Any]]], summaries: Mapping[str, list[dict[str, Any]]]
+) -> str:
+    """A row a line; ``held`` and ``width`` as lists, in the order of ``methods`` (the last ones may be left out)."""
+    methods = {title: max((list(row["held"]) for row in rows), key=len) for title, rows in found.items()}
+    short = {
+        title: [row | {"held": list(row["held"].values()), "width": list(row["width"].values())} for row in rows]
+        for title, rows in found.items()
+    }
+    text = json.dumps(known | {"methods": methods}, indent=1)[:-2]
+    for title, rows in (short | {f"{title}, summary": lines for title, lines in summaries.items()}).items():
+        lines = ",\n  ".join(json.dumps(row, separators=(",", ":")) for row in rows)
         text += f",\n {json.dumps(title)}: [\n  {lines}\n ]"
-    RESULTS.write_text(text + "\n}\n", encoding="utf-8")
+    return text + "\n}\n"
 
 
 if __name__ == "__main__":
