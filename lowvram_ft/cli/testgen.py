@@ -88,7 +88,7 @@ def testgen(
     """
     from lowvram_ft import testgen as package
     from lowvram_ft.errors import UsageError
-    from lowvram_ft.inference.opening import choose_model, identity
+    from lowvram_ft.inference.opening import check_file, choose_model, identity
     from lowvram_ft.stopping import sigterm_raises
     from lowvram_ft.testgen.show import print_outcomes
 
@@ -100,6 +100,7 @@ def testgen(
     jobs = package.prepare(package.find_targets(places, changed=changed), out)
     chosen = package.given_or_newest(model)
     choice = choose_model(chosen)
+    check_file(choice)
     side_by_side = None if len(jobs) > 1 or any(len(job.code) > package.Settings().max_chars for job in jobs) else 1
     writer = package.Model(
         f"{choice.text} {identity(choice)}".strip(),

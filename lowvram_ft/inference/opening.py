@@ -115,6 +115,18 @@ def gguf_of(choice: ModelChoice) -> Path:
     return download(choice.text) if choice.kind == "hub" else Path(choice.text)
 
 
+def check_file(choice: ModelChoice) -> None:
+    """Refuse a file that is missing or no GGUF, before anything else is begun.
+
+    Raises:
+        ModelError: it is.
+    """
+    if choice.kind == "gguf":
+        from lowvram_ft.inference.native import check_gguf
+
+        check_gguf(Path(choice.text))
+
+
 def identity(choice: ModelChoice) -> str:
     """What tells a model from another one that is written under its name later; empty for what is no file here."""
     if choice.kind == "adapter":

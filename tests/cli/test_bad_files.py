@@ -42,7 +42,7 @@ def test_file_that_is_no_gguf(here: Cli, tmp_path: Path, command: list[str]) -> 
 def test_truncated_gguf(cli: Cli, tmp_path: Path, tiny_gguf: Path, cut: Cut, command: list[str]) -> None:
     cut(tiny_gguf, "")
     problem = "tiny.gguf: llama.cpp cannot load it (truncated, or a newer format); export it again"
-    assert cli(*command, "tiny.gguf") == failed(2, problem)
+    assert cli(*command, "tiny.gguf", "-q") == failed(2, problem)
     assert files(tmp_path) == ["mine.py", "tiny.gguf"]
 
 

@@ -125,6 +125,7 @@ def own_pytest(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def script(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Answer] = ANSWERS, **more: Any) -> ByPrompt:
     model = ByPrompt(answers, **more)
     monkeypatch.setattr(lowvram_ft.testgen, "open_model", lambda _model, _n_ctx, **_: model)
+    monkeypatch.setattr("lowvram_ft.inference.opening.check_file", lambda _choice: None)
     monkeypatch.setenv("XDG_DATA_HOME", str(Path.cwd() / ".cache" / "data"))
     return model
 

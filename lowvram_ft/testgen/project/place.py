@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lowvram_ft.errors import UsageError
 from lowvram_ft.testgen.marks import Mark, digest, read_mark
+from lowvram_ft.testgen.placing import shown
 from lowvram_ft.testgen.project import layout
 from lowvram_ft.testgen.project.conftests import joined
 from lowvram_ft.testgen.project.layout import Layout, Module, Votes
@@ -195,14 +196,16 @@ def _generated(
     plain = about.removesuffix(GENERATED)
     path = folder / f"{pair[0]}{plain}{GENERATED}{pair[1]}.py"
     if os.path.lexists(path) and _mark(path) is None:
-        raise UsageError(f"{path}: exists already, as does {plain}'s own; give another place with --out")
+        raise UsageError(f"{shown(path)}: exists already, as does {plain}'s own; give another place with --out")
     if not _clashes(project, path, names):
         return path
     for way in ("parent", "inner", "full"):
         other = folder / f"{pair[0]}{module.cores()[way]}{GENERATED}{pair[1]}.py"
         if not os.path.lexists(other) and not _clashes(project, other, names):
             return other
-    raise UsageError(f"{path}: pytest cannot tell it from {names[pytest_name(path)]}; give another place with --out")
+    raise UsageError(
+        f"{shown(path)}: pytest cannot tell it from {shown(names[pytest_name(path)])}; give another place with --out"
+    )
 
 
 def _clashes(project: Project, path: Path, names: dict[str, Path]) -> bool:
