@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     help="Only what differs from a git revision (HEAD); of the repository, where no PATH is given.",
 )
 @click.option("--model", help=f"{MODEL_HELP} Default: the newest export under runs/.")
-@click.option("--out", type=FILE, help="Another place for the test file; for one module.")
+@click.option("--out", type=click.Path(path_type=Path), help="Another place for the test file; for one module.")
 @click.option("--only-uncovered", is_flag=True, help="Keep only tests that reach what no test reaches yet.")
 @click.option("--kill-survivors", is_flag=True, help="Keep only tests that find planted faults that no test finds yet.")
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from lowvram_ft.data.row import SOLUTION
 from lowvram_ft.testgen.attempts.candidates import Found
 from lowvram_ft.testgen.attempts.findings import Dropped
 from lowvram_ft.testgen.marks import marked, read_mark
@@ -13,7 +14,7 @@ from lowvram_ft.testgen.placing import NewFile, shown
 from lowvram_ft.testgen.project.place import Placement, Project
 from lowvram_ft.testgen.project.style import Style, format_with
 from lowvram_ft.testgen.scope import Scope
-from lowvram_ft.testgen.texts.drop import drop_tests
+from lowvram_ft.testgen.texts.drop import drop_tests, speaks_of_solution
 from lowvram_ft.testgen.texts.manners import grouped, quoted
 from lowvram_ft.testgen.texts.merge import CannotMerge, merge, restyle
 from lowvram_ft.testgen.texts.unused_imports import without_unused_imports
@@ -44,10 +45,14 @@ def assemble(
     Returns:
         (outcome, the file to be placed; None where nothing is).
     """
+    package = placement.module.partition(".")[0]
     texts = [text for part in found for text in part.texts]
+    foreign = [text for text in texts if package != SOLUTION and speaks_of_solution(text)]
+    texts = [text for text in texts if text not in foreign]
+    told = [Dropped("", f"an answer needs a module named {SOLUTION}, which your project has not")] * len(foreign)
+    outcome = dataclasses.replace(outcome, dropped=(*outcome.dropped, *told))
     if not texts:
         return outcome, None
-    package = placement.module.partition(".")[0]
     together, left_out = _merged(texts, package)
     outcome = dataclasses.replace(outcome, dropped=(*outcome.dropped, *left_out))
     each = scope.measure_each(together)

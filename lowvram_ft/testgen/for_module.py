@@ -74,8 +74,9 @@ def write_for_module(
     there = scope.there
     if there.problem:
         raise UsageError(
-            f"{shown(target.file)}: cannot be imported as {placement.module} ({there.problem}); "
-            "install what it needs beside lowvram-ft, or mend it first"
+            f"{shown(target.file)}: cannot be imported as {placement.module} "
+            f"({there.problem.removeprefix('cannot be imported here: ')}); "
+            "mend it, or install what it needs beside lowvram-ft"
         )
     units = first_units(scope)
     blank = Outcome(

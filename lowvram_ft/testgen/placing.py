@@ -77,13 +77,16 @@ def place_files(files: Sequence[NewFile]) -> None:
         UsageError: a file was written or changed since the work began.
         MachineError: the disk is full, or a folder cannot be written.
     """
+    twice = {file.path for file in files if sum(_real(other.path) == _real(file.path) for other in files) > 1}
+    if twice:
+        raise ValueError(f"{', '.join(map(str, sorted(twice)))}: one file for several modules; place them apart")
     staged: list[Path] = []
     folders: list[Path] = []
     done = False
     try:
         for file in files:
             _make_folders(file.path.parent, folders)
-            temporary = file.path.with_name(f".{file.path.name}.tmp-{os.getpid()}")
+            temporary = _real(file.path).with_name(f".{file.path.name}.tmp-{os.getpid()}")
             staged.append(temporary)
             _write(temporary, file)
         with _uninterrupted():
@@ -101,6 +104,11 @@ def place_files(files: Sequence[NewFile]) -> None:
                 for folder in reversed(folders):
                     with suppress(OSError):  # somebody else has put something there
                         folder.rmdir()
+
+
+def _real(path: Path) -> Path:
+    """Where a link leads: the file behind it is written, and the link stays."""
+    return Path(os.path.realpath(path))
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
@@ -132,7 +140,7 @@ def _rename(files: Sequence[NewFile], staged: Sequence[Path]) -> None:
     placed: list[NewFile] = []
     try:
         for file, temporary in zip(files, staged, strict=True):
-            temporary.replace(file.path)
+            temporary.replace(_real(file.path))
             placed.append(file)
     except OSError as error:
         for other in placed:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.errors import UsageError
+from lowvram_ft.errors import MachineError, UsageError
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.inference import Generator
 from lowvram_ft.progress import Progress
@@ -86,10 +86,10 @@ def prepare(targets: Sequence[Target], out: Path | None = None) -> list[Job]:
     """
     if out is not None and len(targets) != 1:
         raise UsageError(f"--out: is for one module (got {len(targets)}); leave it out, or name one")
-    jobs = []
+    jobs: list[Job] = []
     for target in targets:
         project = find_project(target.file)
-        placement = place(project, target.file, out)
+        placement = place(project, target.file, out, [job.placement.test_file for job in jobs])
         jobs.append(Job(target, read_code(target.file), project, placement, read_before(placement.test_file)))
     choose_sandbox()
     return jobs
@@ -137,15 +137,19 @@ def write_tests(
         known = None if again else _known(journal.get(key), job)
         if known is None:
             known = _write_one(job, model, settings, progress, (number, len(jobs)), one_of_many=len(jobs) > 1)
-            if known.outcome.status != "failed":
-                journal.put(key, _entry(known, job.before))
-        if traces is not None and not dry_run:
-            append_traces(traces, known.traces)
+            known = _kept(journal, key, known, job.before)
         written.append(known)
     progress.step("testgen", len(jobs), len(jobs), "modules")
     outcomes = [_with_diff(one) for one in written]
-    if not dry_run:
-        place_files([one.file for one in written if one.file is not None])
+    if dry_run:
+        return outcomes
+    place_files([one.file for one in written if one.file is not None])
+    if traces is None:
+        return outcomes
+    try:
+        append_traces(traces, [trace for one in written for trace in one.traces])
+    except MachineError as error:  # the tests are what was asked for
+        outcomes = [_noted(outcome, f"failure traces are not kept: {error}") for outcome in outcomes]
     return outcomes
 
 
@@ -170,6 +174,21 @@ def _write_one(
         if not one_of_many:
             raise
         return Written(Outcome(job.shown, job.placement.module, "failed", None, notes=(str(error),)), None)
+
+
+def _kept(journal: Journal, key: str, written: Written, before: str | None) -> Written:
+    """The same, in the journal as well; where that cannot be written, a note says so."""
+    if written.outcome.status == "failed":
+        return written
+    try:
+        journal.put(key, _entry(written, before))
+    except MachineError as error:
+        return dataclasses.replace(written, outcome=_noted(written.outcome, f"not kept for the next call: {error}"))
+    return written
+
+
+def _noted(outcome: Outcome, note: str) -> Outcome:
+    return dataclasses.replace(outcome, notes=(*outcome.notes, note))
 
 
 def _with_diff(written: Written) -> Outcome:
@@ -212,7 +231,7 @@ def _known(entry: dict[str, Any] | None, job: Job) -> Written | None:
     place = None if outcome.test_file is None else shown(job.placement.test_file)
     outcome = dataclasses.replace(outcome, source=job.shown, test_file=place)
     traces = tuple(Trace(**trace) for trace in entry["traces"])
-    if outcome.text and outcome.text == job.before:
+    if outcome.text and job.before is not None and digest(outcome.text) == digest(job.before):
         return Written(dataclasses.replace(outcome, status="unchanged"), None, traces)
     if entry["before"] != (None if job.before is None else digest(job.before)):
         return None

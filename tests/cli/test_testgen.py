@@ -391,6 +391,85 @@ def test_where_no_test_passes_nothing_is_written(here: Cli, shop: Path, monkeypa
     assert changes(shop) == [] and model.prompts
 
 
+def test_modules_of_one_name_get_files_of_their_own(here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("north", "south"):
+        (shop / "src" / package).mkdir()
+        (shop / "src" / package / "__init__.py").touch()
+        (shop / "src" / package / "rates.py").write_text(f"def {package}_rate(n):\n    return n + {len(package)}\n")
+    (shop / "src" / "north" / "run-me.py").write_text("def f():\n    return 1\n")
+    script(monkeypatch, {f"def {name}_rate": f"from solution import {name}_rate\n\n\ndef test_rate():\n"
+                         f"    assert {name}_rate(1) == 6\n" for name in ("north", "south")})  # fmt: skip
+    found = modules(here("testgen", "src/north", "src/south", *MODEL, "-q", "--json"))
+    assert [one["status"] for one in found] == ["written", "written"], "what has no name to import is passed over"
+    assert len({one["test_file"] for one in found}) == 2
+    assert own_pytest(shop).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "call", "kept"),
+    [
+        ("import os, solution", "solution.shout('a')", True),
+        ("import pytest, solution as s", "s.shout('a')", True),
+        ("from solution import(shout)", "shout('a')", True),
+        ("import importlib\n\nshout = importlib.import_module('solution').shout", "shout('a')", False),
+    ],
+)
+def test_no_file_needs_the_name_that_only_the_model_knows(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch, line: str, call: str, kept: bool
+) -> None:
+    script(monkeypatch, {"def shout": f"{line}\n\n\ndef test_shout():\n    assert {call} == 'A!'\n"})
+    found = modules(here("testgen", "src/shop/texts.py", *MODEL, "-q", "--json", "--samples", "0"))[0]
+    assert bool(found["kept"]) is kept
+    assert own_pytest(shop).returncode == 0
+    if not kept:
+        assert "an answer needs a module named solution, which your project has not" in found["dropped"][-1]["reason"]
+
+
+@pytest.mark.parametrize("out", ["tests/conftest.py", "tests/__init__.py", "notes.txt", "tests/x"])
+def test_a_place_that_pytest_does_not_look_at_is_refused(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    model = script(monkeypatch)
+    outcome = here("testgen", "src/shop/calc.py", *MODEL, "-q", "--out", out)
+    problem = f"error: {out}: is no place for tests; name a file such as test_calc.py\n"
+    assert (outcome.code, outcome.stderr) == (2, problem)
+    assert (model.prompts, changes(shop)) == ([], [])
+
+
+def test_where_the_cache_and_the_traces_cannot_be_written_the_tests_are(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch, {"def clamp": [CALC_TESTS.replace("import pytest\n\n", ""), CALC_TESTS]})
+    (shop / ".cache").mkdir(exist_ok=True)
+    (shop / ".cache" / "file").write_text("")
+    monkeypatch.setenv("XDG_DATA_HOME", str(shop / ".cache" / "file" / "below"))
+    monkeypatch.setattr("lowvram_ft.testgen.journal.cache_dir", lambda: shop / ".cache" / "file")
+    found = modules(here("testgen", "src/shop/calc.py", *MODEL, "-q", "--json"))[0]
+    assert changes(shop) == ["tests/test_calc.py"] and found["status"] == "written"
+    assert ["not kept for the next call" in note for note in found["notes"]].count(True) == 1
+    assert ["failure traces are not kept" in note for note in found["notes"]].count(True) == 1
+
+
+def test_a_link_stays_a_link(here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, {"def add": "from solution import add\n\n\ndef test_add():\n    assert add(2, 3) == 5\n"})
+    here("testgen", "src/shop/calc.py::add", *MODEL, "-q")
+    path, real = shop / "tests" / "test_calc.py", shop / "tests" / "kept.txt"
+    path.rename(real)
+    path.symlink_to("kept.txt")
+    script(monkeypatch)
+    assert here("testgen", "src/shop/calc.py::clamp", *MODEL, "-q").code == 0
+    assert path.is_symlink() and "def test_clamp" in real.read_text()
+
+
+def test_a_coroutine_without_a_plugin_is_a_broken_test_and_no_bug(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "from solution import shout\n\n\nasync def test_a():\n    assert shout('a') == 'A!'\n"
+    script(monkeypatch, {"def shout": [answer, TEXTS_TESTS]})
+    found = modules(here("testgen", "src/shop/texts.py", *MODEL, "-q", "--json"))[0]
+    assert found["contradictions"] == [] and found["status"] == "written"
+
+
 @pytest.mark.parametrize("places", [("src/shop/calc.py", "src/shop/texts.py")])
 def test_interrupted_between_any_two_steps_the_tree_is_as_it_was_and_the_next_call_goes_on(
     here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[str, ...]

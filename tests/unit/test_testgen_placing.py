@@ -141,3 +141,10 @@ def test_a_diff_is_one_that_git_applies(tmp_path: Path):
     command = ["git", "-C", str(tmp_path), "apply", "-"]
     subprocess.run(command, input=patch, text=True, check=True, env={**os.environ, "LC_ALL": "C"})
     assert [file.path.read_text() for file in files] == [file.text for file in files]
+
+
+def test_one_file_for_two_modules_is_a_defect_that_is_told(tmp_path: Path):
+    file = NewFile(tmp_path / "test_a.py", "a\n", None)
+    with pytest.raises(ValueError, match="one file for several modules"):
+        place_files([file, NewFile(tmp_path / "." / "test_a.py", "b\n", None)])
+    assert tree(tmp_path) == {}

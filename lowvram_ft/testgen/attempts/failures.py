@@ -131,8 +131,10 @@ def _kind(result: TestResult, said: re.Match[str] | None, log: str, about_code: 
         return ("contradicts" if about_code else "broken"), line
     if result.outcome == "error":  # a fixture's exception: the probe sees none of these
         return ("contradicts" if _CODE_FRAME.search(_section(log, result.name)) else "broken"), 0
-    if not about_code:
+    if not about_code or "async def functions are not natively supported" in result.message:
         return "broken", line
+    if result.message.startswith("SystemExit"):
+        return "ended", line
     if said is None:  # it went another way the second time: nothing shows that the test is broken
         return "contradicts", line
     if said["kind"] in _ASSERTIONS or said["where"] == "code":

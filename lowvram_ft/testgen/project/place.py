@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Placement:
     fixtures: tuple[str, ...]
 
 
-def place(project: Project, source: Path, out: Path | None = None) -> Placement:
+def place(project: Project, source: Path, out: Path | None = None, taken: Collection[Path] = ()) -> Placement:
     """Find out where the tests of a module go.
 
     A file that a person wrote, or has edited since, is never the one: ours then gets a name of its own beside it.
@@ -56,6 +56,7 @@ def place(project: Project, source: Path, out: Path | None = None) -> Placement:
         project: that the module belongs to.
         source: the module.
         out: the user's own choice: a file, or a folder that is there.
+        taken: places of other modules' new tests.
 
     Raises:
         UsageError: the module cannot be imported by a name; the place is taken by a person's file; a ``conftest.py``
@@ -70,6 +71,8 @@ def place(project: Project, source: Path, out: Path | None = None) -> Placement:
         chosen = Path(os.path.abspath(out))
         if chosen.is_dir():
             chosen = chosen / _file_name(project, seen.votes, _usual_name(module, seen.votes))
+        if chosen.suffix != ".py" or chosen.name in ("conftest.py", "__init__.py"):
+            raise UsageError(f"{out}: is no place for tests; name a file such as test_{module.parts[-1]}.py")
         if chosen.exists() and _mark(chosen) is None:
             raise UsageError(f"{out}: exists already, and is not touched; give another place with --out")
         if chosen.exists() and _is_anothers(module, chosen):
@@ -78,7 +81,7 @@ def place(project: Project, source: Path, out: Path | None = None) -> Placement:
     elif ours is not None:
         chosen = ours
     else:
-        chosen = _choose(project, seen, module, named)
+        chosen = _choose(project, seen, module, named, taken)
         ours = chosen if chosen.exists() else None
     conftest, fixtures = joined(project.root, chosen.parent)
     named = [path for path in named if _certain(path)]  # pytest cannot run what does not parse
@@ -151,17 +154,19 @@ def _file_name(project: Project, votes: Votes, about: str) -> str:
     return f"{before}{about}{after}.py"
 
 
-def _choose(project: Project, seen: Survey, module: Module, named: list[Path]) -> Path:
+def _choose(project: Project, seen: Survey, module: Module, named: list[Path], taken: Collection[Path]) -> Path:
     """Where a new file goes."""
-    names = {pytest_name(path): path for path, _, _ in seen.tests}
+    names = {pytest_name(path): path for path in (*taken, *(path for path, _, _ in seen.tests))}
     if named:
         own = _most_usual(project, seen.votes, module, named)
         pair = next(iter(affix for affix in affixes(project.python_files) if core(own, [affix])))
-        return _generated(project, own.parent, core(own, [pair]), pair, module, names)
+        return _generated(project, own.parent, core(own, [pair]), pair, module, names, taken)
     way = seen.votes.layout(module.file.parent)
     folder = _folder(project, module, way)
     for about in _abouts(module, way, seen.votes):
         path = folder / _file_name(project, seen.votes, about)
+        if path in taken:
+            continue
         if not os.path.lexists(path) and not _clashes(project, path, names):
             return path
         if path.exists() and _mark(path) is not None and not _is_anothers(module, path):
@@ -169,7 +174,7 @@ def _choose(project: Project, seen: Survey, module: Module, named: list[Path]) -
     about = _about(module, way.name if way is not None else "stem", seen.votes)
     known = affixes(project.python_files)
     pair = max(known, key=lambda pair: (seen.votes.affixes.get(pair, 0.0), -known.index(pair)))
-    return _generated(project, folder, about, pair, module, names)
+    return _generated(project, folder, about, pair, module, names, taken)
 
 
 def _is_anothers(module: Module, path: Path) -> bool:
@@ -190,18 +195,24 @@ def _abouts(module: Module, way: Layout | None, votes: Votes) -> Iterator[str]:
 
 
 def _generated(
-    project: Project, folder: Path, about: str, pair: tuple[str, str], module: Module, names: dict[str, Path]
+    project: Project,
+    folder: Path,
+    about: str,
+    pair: tuple[str, str],
+    module: Module,
+    names: dict[str, Path],
+    taken: Collection[Path],
 ) -> Path:
     """A name for our tests beside a person's of the plain name."""
     plain = about.removesuffix(GENERATED)
     path = folder / f"{pair[0]}{plain}{GENERATED}{pair[1]}.py"
     if os.path.lexists(path) and _mark(path) is None:
         raise UsageError(f"{shown(path)}: exists already, as does {plain}'s own; give another place with --out")
-    if not _clashes(project, path, names):
+    if path not in taken and not _clashes(project, path, names):
         return path
     for way in ("parent", "inner", "full"):
         other = folder / f"{pair[0]}{module.cores()[way]}{GENERATED}{pair[1]}.py"
-        if not os.path.lexists(other) and not _clashes(project, other, names):
+        if other not in taken and not os.path.lexists(other) and not _clashes(project, other, names):
             return other
     raise UsageError(
         f"{shown(path)}: pytest cannot tell it from {shown(names[pytest_name(path)])}; give another place with --out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import keyword
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,8 @@ def why_not(path: Path, parts: Sequence[str], patterns: Sequence[str] = ()) -> s
         return "is a test, or lies with the tests"
     if name in _SCRIPTS and not (path.parent / "__init__.py").exists():
         return "is a script of the project's tools"
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        return "has no name to import it by"
     if name == "conf.py" and not {"doc", "docs"}.isdisjoint(parts):
         return "is the configuration of the documentation"
     if "migrations" in parts[:-1]:

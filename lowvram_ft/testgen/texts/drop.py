@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from lowvram_ft.data.imports.edits import Edits
+from lowvram_ft.data.row import SOLUTION
 from lowvram_ft.data.syntax import parse
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -46,7 +47,14 @@ def _named(body: Sequence[ast.stmt], prefix: str, names: frozenset[str]) -> list
 
 def import_real_module(test: str, module: str) -> str:
     """Make a test import the real module where it imports ``solution``."""
-    test = re.sub(r"(?m)^(\s*)from solution import ", rf"\1from {module} import ", test)
+    tree = parse(test)
+    edits = Edits(test)
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Import) and len(node.names) > 1 and any(n.name == "solution" for n in node.names):
+            names = [ast.alias(module, n.asname or "solution") if n.name == "solution" else n for n in node.names]
+            edits.replace(node, ast.unparse(ast.Import(names)))
+    test = edits.result()
+    test = re.sub(r"(?m)^(\s*)from solution import(?=[ \t(])", rf"\1from {module} import", test)
     test = re.sub(r"(?m)^(\s*)import solution as ", rf"\1import {module} as ", test)
     test = re.sub(r"(?m)^(\s*)import solution\b(?! as)", rf"\1import {module} as solution", test)
     # the places where pytest and unittest.mock take a module's name in a string
@@ -103,3 +111,26 @@ def _owner_is_marked(tree: ast.Module | None, name: str) -> bool:
         isinstance(node, ast.ClassDef) and node.name in owners and node.decorator_list
         for node in ast.walk(tree or ast.Module([], []))
     )
+
+
+def speaks_of_solution(test: str) -> bool:
+    """Whether a test still means the module under test by the name that a model knows it by.
+
+    The sandbox has a module of that name, and the user's project has none.
+
+    Args:
+        test: a test file, after `import_real_module`.
+    """
+    tree = parse(test)
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""] if not node.level else []
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = [node.value]
+        else:
+            continue
+        if any(name == SOLUTION or name.startswith(f"{SOLUTION}.") for name in names):
+            return True
+    return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
+from lowvram_ft.data.row import SOLUTION
+
 
 def without_unused_imports(test: str) -> str:
     """A test file without the names that its top-level imports bind and nothing in it speaks of.
@@ -42,7 +44,7 @@ def _is_needed(node: ast.Import | ast.ImportFrom, alias: ast.alias, words: set[s
         return True
     if isinstance(node, ast.ImportFrom):
         return node.module == "__future__"
-    return alias.name.partition(".")[0] not in {*standard, "pytest"}
+    return alias.asname != SOLUTION and alias.name.partition(".")[0] not in {*standard, "pytest"}
 
 
 def _words(node: ast.AST) -> list[str]:
