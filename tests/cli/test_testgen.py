@@ -496,7 +496,7 @@ def test_interrupted_between_any_two_steps_the_tree_is_as_it_was_and_the_next_ca
     assert not any("def clamp" in prompt for prompt in last.prompts), "the first module was done already"
 
 
-@pytest.mark.parametrize("step", ["write_for_module", "append_traces", "place_files"])
+@pytest.mark.parametrize("step", ["write_for_module", "place_files"])
 def test_interrupted_in_a_step_the_tree_is_as_it_was(
     here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -511,6 +511,20 @@ def test_interrupted_in_a_step_the_tree_is_as_it_was(
     assert changes(shop) == []
     assert here("testgen", "src/shop/calc.py", *MODEL, "-q").code == 0
     assert changes(shop) == ["tests/test_calc.py"]
+
+
+def test_interrupted_after_the_files_were_placed_the_tree_has_them(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(monkeypatch)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write_module, "append_traces", interrupted)
+    assert here("testgen", "src/shop/calc.py", *MODEL, "-q").code == 130
+    assert changes(shop) == ["tests/test_calc.py"]
+    assert own_pytest(shop).returncode == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

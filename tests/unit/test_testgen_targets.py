@@ -234,12 +234,13 @@ def test_a_folder_stands_for_its_code_under_test(tmp_path):
 def test_what_git_ignores_is_left_out_but_not_where_it_is_named(tmp_path):
     files = {name: text for name, text in PROJECT.items() if name != "pkg/version.py"}
     repository(tmp_path, files)
-    tree(tmp_path, {"pkg/new file é.py": F})  # untracked
+    tree(tmp_path, {"pkg/new é/file.py": F, "pkg/no-name.py": F, "pkg/lambda.py": F})  # untracked
     (tmp_path / "pkg" / "again").symlink_to(tmp_path / "pkg", target_is_directory=True)
     found = find(["."], cwd=tmp_path)
-    assert names(found.targets, tmp_path) == ["pkg/a.py", "pkg/build/kept.py", "pkg/new file é.py", *KEPT[2:]]
+    assert names(found.targets, tmp_path) == ["pkg/a.py", "pkg/build/kept.py", "pkg/new é/file.py", *KEPT[2:]]
     reasons = {path.relative_to(tmp_path.resolve()).as_posix(): reason for path, reason in found.left_out.items()}
     assert reasons["pkg/old.py"] == "does not parse"
+    assert reasons["pkg/no-name.py"] == reasons["pkg/lambda.py"] == "has no name to import it by"
     assert reasons["pkg/check_d.py"] == reasons["pkg/tests.py"] == "is a test, or lies with the tests"
     assert reasons["pkg/errors.py"] == reasons["pkg/__init__.py"] == "holds no function and no class"
     assert reasons["pkg/x_pb2.py"] == reasons["pkg/made.py"] == "is generated"
@@ -310,19 +311,20 @@ def test_a_branch_is_compared_with_where_it_began(tmp_path):
 
 @pytest.mark.parametrize("name", ["with space.py", 'quo"te.py', "naïve é.py", "tab\tx.py", "new\nline.py", "-dash.py"])
 def test_odd_names_are_read_as_they_are(tmp_path, name):
+    name, new = f"{name}/m.py", f"new{name}/m.py"
     repository(tmp_path, {name: OLD, "z.py": OLD})
     (tmp_path / name).write_text(OLD.replace("return 2", "return 3"))
     (tmp_path / "z.py").write_text(OLD.replace("x = 1", "x = 2"))
-    (tmp_path / f"new{name}").write_text(F)
-    assert changed(tmp_path) == {name: [7], "z.py": [2], f"new{name}": [1, 2]}
+    tree(tmp_path, {new: F})
+    assert changed(tmp_path) == {name: [7], "z.py": [2], new: [1, 2]}
 
 
 def test_a_renamed_file_counts_for_what_changed_in_it(tmp_path):
-    repository(tmp_path, {"old name.py": OLD * 4, "moved.py": OLD * 3})
-    git(tmp_path, "mv", "old name.py", "new name.py")
+    repository(tmp_path, {"old name/m.py": OLD * 4, "moved.py": OLD * 3})
+    git(tmp_path, "mv", "old name", "new name")
     git(tmp_path, "mv", "moved.py", "there.py")
-    (tmp_path / "new name.py").write_text((OLD * 4).replace("return 2", "return 3", 1))
-    assert changed(tmp_path) == {"new name.py": [7]}
+    (tmp_path / "new name" / "m.py").write_text((OLD * 4).replace("return 2", "return 3", 1))
+    assert changed(tmp_path) == {"new name/m.py": [7]}
     found = find([], changed="", cwd=tmp_path)
     assert {path.name: reason for path, reason in found.left_out.items()} == {
         "there.py": "its name or its mode changed, and nothing in it"
@@ -396,7 +398,7 @@ def test_a_submodule_is_a_repository_of_its_own(tmp_path):
 
 
 def test_settings_of_the_users_git_change_nothing(tmp_path, monkeypatch):
-    repository(tmp_path, {"a b.py": OLD, "c.py": OLD})
+    repository(tmp_path, {"a b/m.py": OLD, "c.py": OLD})
     for key, value in (
         ("diff.noprefix", "true"), ("diff.external", "false"), ("color.ui", "always"), ("diff.context", "9"),
         ("diff.interHunkContext", "9"), ("core.quotePath", "false"), ("diff.renames", "copies"),
@@ -404,9 +406,9 @@ def test_settings_of_the_users_git_change_nothing(tmp_path, monkeypatch):
     ):  # fmt: skip
         git(tmp_path, "config", key, value)
     (tmp_path / ".gitattributes").write_text("*.py -diff\n")
-    for name in ("a b.py", "c.py"):
+    for name in ("a b/m.py", "c.py"):
         (tmp_path / name).write_text(OLD.replace("x = 1", "x = 2").replace("return 2", "return 3"))
-    assert changed(tmp_path) == {"a b.py": [2, 7], "c.py": [2, 7]}
+    assert changed(tmp_path) == {"a b/m.py": [2, 7], "c.py": [2, 7]}
     monkeypatch.chdir(tmp_path)
     assert len(find_targets([], changed="")) == 2
 

@@ -105,12 +105,12 @@ def why_not(path: Path, parts: Sequence[str], patterns: Sequence[str] = ()) -> s
         return "is a test, or lies with the tests"
     if name in _SCRIPTS and not (path.parent / "__init__.py").exists():
         return "is a script of the project's tools"
-    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
-        return "has no name to import it by"
     if name == "conf.py" and not {"doc", "docs"}.isdisjoint(parts):
         return "is the configuration of the documentation"
     if "migrations" in parts[:-1]:
         return "is a migration"
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        return "has no name to import it by"
     try:
         if path.stat().st_size > MAX_BYTES:
             return f"is larger than {MAX_BYTES >> 20} MiB"
