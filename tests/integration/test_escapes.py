@@ -170,12 +170,16 @@ def _is_changed(pid: int) -> bool:
 
 def servers() -> list[str]:
     """Processes of the pool that this process still has."""
-    found = []
+    found: list[str] = []
     for thread in Path("/proc/self/task").iterdir():
-        for pid in (thread / "children").read_text().split():
-            with contextlib.suppress(OSError):
-                found.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"))
-    return [command for command in found if "lowvram_ft.execution.server" in command]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            children = (thread / "children").read_text().split()
+            found += [pid for pid in children if pid not in found]
+    commands = []
+    for pid in found:
+        with contextlib.suppress(OSError):
+            commands.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"))
+    return [command for command in commands if "lowvram_ft.execution.server" in command]
 
 
 def timeless(verdict: Verdict) -> Verdict:
