@@ -93,8 +93,8 @@ def ways(model: Path, tasks: Sequence[Task], rounds: int) -> list[dict[str, Any]
         same = sum(a == b for a, b in zip(texts[name], texts[WAYS[0][0]], strict=True))
         found.append({
             "way": name, "resolved": generator.resolved(), "n_parallel": generator.n_parallel,
-            "seconds": [round(s, 2) for s, _ in runs[name]], "tokens": tokens,
-            "tok_per_s": round(tokens / seconds, 1), "same_text_as_plain": same, "prompts": len(prompts),
+            "tok_per_s": round(tokens / seconds, 1), "rounds": [round(n / s, 1) for s, n in runs[name]],
+            "same_text_as_plain": same, "prompts": len(prompts),
         })  # fmt: skip
         generator.close()
     return found

@@ -34,12 +34,12 @@ def humaneval_block(table: Table) -> str:
                 (
                     way["way"],
                     f"{way['tok_per_s']:.1f}",
-                    ", ".join(f"{seconds:.1f}" for seconds in way["seconds"]),
-                    f"{way['same_text_as_plain']} of {way['prompts']}",
+                    ", ".join(f"{rate:.1f}" for rate in way["rounds"]),
+                    str(way["prompts"]),
                 )
                 for way in entry["ways"]
             ]
-            parts.append(table(("generation", "tokens/s", "seconds of each round", "texts as one by one"), ways))
+            parts.append(table(("generation", "tokens/s", "each round", "prompts"), ways))
     return "\n".join(parts)
 
 
