@@ -148,3 +148,31 @@ def test_one_file_for_two_modules_is_a_defect_that_is_told(tmp_path: Path):
     with pytest.raises(ValueError, match="one file for several modules"):
         place_files([file, NewFile(tmp_path / "." / "test_a.py", "b\n", None)])
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_two_renames_waits_until_all_are_placed(
+    three: list[NewFile], monkeypatch: pytest.MonkeyPatch, number: int
+):
+    replace = Path.replace
+
+    class TerminatedError(BaseException):
+        pass
+
+    def terminate(*_: object) -> None:
+        raise TerminatedError
+
+    def interrupted(self: Path, target: Path) -> Path:
+        found = replace(self, target)
+        if target.name == "test_a.py":
+            signal.raise_signal(number)
+        return found
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    old = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises((KeyboardInterrupt, TerminatedError)):
+            place_files(three)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert [file.path.read_text() for file in three] == ["a\n", "new\n", "c\n"]
