@@ -10,7 +10,8 @@ from lowvram_ft.inference import Generator
 from lowvram_ft.testgen.attempts.candidates import Found, write_candidates
 from lowvram_ft.testgen.scope import Scope
 from lowvram_ft.testgen.subject import Target, Unit, Worth
-from lowvram_ft.testgen.targets.definitions import definitions, lines_of
+from lowvram_ft.testgen.targets.definitions import definitions
+from lowvram_ft.testgen.units.members import lines_of
 from lowvram_ft.testgen.units.split import units_of
 from lowvram_ft.testgen.worth.measure import whole_statements
 

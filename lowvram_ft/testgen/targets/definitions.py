@@ -39,12 +39,6 @@ def _collect(body: Iterable[ast.stmt], prefix: str, found: dict[str, Definition]
                 _collect(node.body, f"{name}.", found)
 
 
-def lines_of(node: Definition) -> range:
-    """The lines of a definition, its decorators with it."""
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    return range(first, (node.end_lineno or node.lineno) + 1)
-
-
 def require_definition(tree: ast.Module, name: str, place: str) -> Definition:
     """The definition of a name.
 

@@ -15,8 +15,9 @@ from lowvram_ft.testgen.project.pytest_settings import find_root, read_settings
 from lowvram_ft.testgen.subject import Target
 from lowvram_ft.testgen.targets import git
 from lowvram_ft.testgen.targets.changed import Change, changed_files
-from lowvram_ft.testgen.targets.definitions import definitions, lines_of, require_definition
+from lowvram_ft.testgen.targets.definitions import definitions, require_definition
 from lowvram_ft.testgen.targets.python_files import holds_tests, is_test_name, is_testable, python_files, why_not
+from lowvram_ft.testgen.units.members import lines_of
 
 
 @dataclass(frozen=True)
