@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from lowvram_ft.errors import GenerationError, MissingExtraError, ModelError, UsageError
+from lowvram_ft.errors import GenerationError, MissingExtraError, ModelError, Terminated, UsageError
 from lowvram_ft.hardware import cpu_count
 from lowvram_ft.inference.endpoint import KEY_VARIABLE, LOOPBACK, api_key
 from lowvram_ft.inference.llama import LlamaCpp
@@ -99,9 +102,10 @@ def serve(
             running.append(_server(app))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listening.getsockname()[1]}/v1"
-        told(Served(url, name, str(path), n_ctx, needs_key=key is not None, is_open=host not in LOOPBACK))
-        with contextlib.redirect_stdout(sys.stderr):
-            running[0].run(sockets=[listening])
+        with _signals_end(running[0]):
+            told(Served(url, name, str(path), n_ctx, needs_key=key is not None, is_open=host not in LOOPBACK))
+            with contextlib.redirect_stdout(sys.stderr):
+                running[0].run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -265,6 +269,33 @@ def _server(app: Any) -> Any:
             timeout_graceful_shutdown=STOPPING_S,
         )
     )
+
+
+@contextlib.contextmanager
+def _signals_end(server: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM let the server end by itself, also before it listens for them; they are raised afterwards.
+
+    Raised at once, one that comes while the event loop starts would leave a coroutine that nobody awaits. While the
+    server runs it has handlers of its own; what they caught it sends again at its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        caught.append(number)
+        server.should_exit = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise Terminated if caught[0] == signal.SIGTERM else KeyboardInterrupt
 
 
 def _need_packages() -> None:

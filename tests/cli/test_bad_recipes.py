@@ -108,8 +108,10 @@ def test_overrides_that_are_nonsense(cli: Cli) -> None:
             misused("plan [OPTIONS] RECIPE", "Invalid value for '--vram': -3.0 is not in the range x>0."),
         ),
         (
-            ["testgen", "x.py", "--out", "folder"],
-            misused("testgen [OPTIONS] [PATH[::NAME]]...", "Invalid value for '--out': File 'folder' is a directory."),
+            ["testgen", "x.py", "--traces", "folder"],
+            misused(
+                "testgen [OPTIONS] [PATH[::NAME]]...", "Invalid value for '--traces': File 'folder' is a directory."
+            ),
         ),
         (
             ["train", "demo", "--out", "file"],

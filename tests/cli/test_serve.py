@@ -233,6 +233,27 @@ def test_sigterm_ends_it(gguf: Path) -> None:
     assert said == "stopped; nothing is half-written: run the same command again"
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_event_loop_starts_ends_it_in_order(
+    here, gguf: Path, monkeypatch: pytest.MonkeyPatch, recwarn, sent: signal.Signals, code: int
+) -> None:
+    import uvicorn
+
+    original = uvicorn.Config.get_loop_factory
+
+    def signalled(self: uvicorn.Config) -> Any:
+        signal.raise_signal(sent)
+        return original(self)
+
+    monkeypatch.setattr(uvicorn.Config, "get_loop_factory", signalled)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    ended = here("serve", str(gguf), "--port", "0", "--quiet")
+    assert (ended.code, ended.stdout) == (code, "")
+    assert ended.stderr.splitlines()[-1] == "stopped; nothing is half-written: run the same command again"
+    assert not [warning for warning in recwarn if "never awaited" in str(warning.message)]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(here, gguf: Path, monkeypatch) -> None:
     monkeypatch.setattr("lowvram_ft.inference.serving._app", None)
     with socket.socket() as taken:
