@@ -24,18 +24,18 @@ from lowvram_ft.evaluation.suites import load_suite
 from lowvram_ft.hardware import cpu_count, detect
 from lowvram_ft.inference import Sampling
 from lowvram_ft.inference.llama import LlamaCpp
-from lowvram_ft.inference.settings import EngineSettings
+from lowvram_ft.inference.settings import KV_TYPES, EngineSettings, KvType
 from lowvram_ft.run_dir import write_json
 
 N_CTX = 2048
 CLOCK: Callable[[], float] = time.perf_counter
-FLASH = True
+KV_TYPE: KvType = "f16"
 Answers = tuple[list[list[int] | str], int, float]
 """Texts, tokens, seconds."""
 
 
 def ours(model: Path, decoding: Any, n_parallel: int | None, threads: int) -> tuple[LlamaCpp, Callable[..., Answers]]:
-    settings = EngineSettings(n_threads=threads, n_threads_batch=threads, flash_attention=FLASH)
+    settings = EngineSettings(n_threads=threads, n_threads_batch=threads, kv_type=KV_TYPE)
     generator = LlamaCpp(model, n_ctx=N_CTX, n_parallel=n_parallel, settings=settings, decoding=decoding)
     generator.shapes()
 
@@ -55,7 +55,7 @@ def peers(model: Path, draft: int | None, threads: int, generator: LlamaCpp) -> 
     lookup = None if draft is None else LlamaPromptLookupDecoding(num_pred_tokens=draft)
     peer = llama_cpp.Llama(
         str(model), n_ctx=N_CTX, n_threads=threads, n_threads_batch=threads, verbose=False, draft_model=lookup,
-        flash_attn=FLASH,
+        flash_attn=True, type_k=KV_TYPES[KV_TYPE].ggml_type, type_v=KV_TYPES[KV_TYPE].ggml_type,
     )  # fmt: skip
 
     def run(prompts: list[list[int]], most: int) -> Answers:
@@ -106,9 +106,7 @@ def measure(model: Path, suite: str, n_prompts: int, rounds: int, most: int, thr
 
 
 def _auto(model: Path, threads: int) -> str:
-    generator = LlamaCpp(
-        model, n_ctx=N_CTX, n_parallel=1, settings=EngineSettings(threads, threads, flash_attention=FLASH)
-    )
+    generator = LlamaCpp(model, n_ctx=N_CTX, n_parallel=1, settings=EngineSettings(threads, threads, kv_type=KV_TYPE))
     try:
         return generator.resolved()
     finally:
@@ -131,7 +129,7 @@ def _row(name: str, rounds: list[Answers], base: float, plain: list[Any], exact:
 
 
 def main() -> None:
-    global CLOCK, FLASH
+    global CLOCK, KV_TYPE
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--suite", default="samples")
@@ -142,9 +140,9 @@ def main() -> None:
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decoding.json")
     parser.add_argument("--cpu-time", action="store_true", help="only with --threads 1")
-    parser.add_argument("--no-flash-attention", action="store_true", help="one token alone agrees with batches then")
+    parser.add_argument("--kv-type", choices=sorted(KV_TYPES), default="f16", help="of keys and values")
     options = parser.parse_args()
-    FLASH = not options.no_flash_attention
+    KV_TYPE = options.kv_type
     if options.cpu_time:
         if options.threads != 1:
             parser.error("--cpu-time: counts every thread; only with --threads 1")
@@ -158,7 +156,7 @@ def main() -> None:
         "model_sha256": hashlib.sha256(options.model.read_bytes()).hexdigest(),
         "suite": options.suite,
         "threads": options.threads,
-        "flash_attention": FLASH,
+        "kv_type": KV_TYPE,
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": hardware.cpu_model,
         "cpu_flags": list(hardware.cpu_flags),
@@ -169,8 +167,8 @@ def main() -> None:
         **found,
     }
     kept = json.loads(options.out.read_text()) if options.out.is_file() else []
-    same = ("model", "suite", "threads", "flash_attention")
-    kept = [old for old in kept if any(old.get(key, True) != entry[key] for key in same)]
+    same = ("model", "suite", "threads", "kv_type")
+    kept = [old for old in kept if any(old.get(key, "f16") != entry[key] for key in same)]
     write_json(options.out, [*kept, entry])
 
 

@@ -184,8 +184,6 @@ class Native:
         parameters.n_threads = settings.n_threads or cpu_count()
         parameters.n_threads_batch = settings.n_threads_batch or cpu_count()
         parameters.type_k = parameters.type_v = KV_TYPES[settings.kv_type].ggml_type
-        if not settings.flash_attention:
-            parameters.flash_attn_type = self.lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         return self.lib.llama_init_from_model(self._model, parameters)
 
     def _kv_bytes_per_token(self, settings: EngineSettings) -> int:

@@ -179,7 +179,7 @@ def _model_settings(path: Path, name: str, n_ctx: int, n_threads: int | None, se
         n_threads_batch=n_threads or settings.n_threads_batch or cpu_count(),
         type_k=kv_type,
         type_v=kv_type,
-        flash_attn=settings.flash_attention,
+        flash_attn=True,
         chat_format="chat_template.default",
         logits_all=False,
         use_mlock=False,

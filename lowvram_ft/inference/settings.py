@@ -43,12 +43,10 @@ class EngineSettings:
         n_threads_batch: for reading prompts; None as above.
         n_gpu_layers: layers on the GPU, the output counted as one; None for what fits into its free memory (see
             `lowvram_ft.inference.gpu_layers`). Without a GPU build it has no effect.
-        kv_type: what keys and values are kept in.
+        kv_type: what keys and values are kept in. With several threads a token by itself gets the logits that it
+            gets in a batch past 512 cells only where this is not ``f16``.
         repack: whether llama.cpp may rearrange weights for this CPU when it loads them. Faster for some types, but
             with other sums for batches of four rows and more.
-        flash_attention: let llama.cpp use it. Without it, in Q8_0 and Q4_K_M files, a token by itself gets the logits
-            that it gets in a batch, also past 512 cells with several threads, so that drafts give the text of
-            decoding one token at a time. A quantized KV cache needs it.
     """
 
     n_threads: int | None = None
@@ -56,7 +54,6 @@ class EngineSettings:
     n_gpu_layers: int | None = None
     kv_type: KvType = "f16"
     repack: bool = True
-    flash_attention: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Every setting."""

@@ -14,7 +14,8 @@ from lowvram_ft.inference import llama as llama_module
 from lowvram_ft.inference.batch_shapes import BatchShapes
 from lowvram_ft.inference.decoding import choose
 from lowvram_ft.inference.llama import LlamaCpp
-from lowvram_ft.inference.settings import EngineSettings, TunedCache
+from lowvram_ft.inference.native import Native
+from lowvram_ft.inference.settings import EngineSettings, KvType, TunedCache
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import BenchSection
 from lowvram_ft.recipe.sections import Quant
@@ -71,15 +72,55 @@ def test_drafts_and_neighbours_change_no_answer(base: Path, tmp_path: Path, quan
 
 
 @pytest.mark.parametrize("quant", ["Q8_0", "Q4_K_M"])
-def test_without_flash_attention_drafts_give_the_text_of_one_token_at_a_time(
+def test_with_a_cache_in_8_bits_drafts_give_the_text_of_one_token_at_a_time(
     base: Path, tmp_path: Path, quant: Quant
 ) -> None:
-    settings = EngineSettings(n_threads=2, n_threads_batch=2, repack=False, flash_attention=False)
+    settings = EngineSettings(n_threads=2, n_threads_batch=2, repack=False, kv_type="q8_0")
     model = exported(base, tmp_path, quant)
+    if shapes_of(model, settings).least > 1:
+        pytest.skip("this CPU has other kernels for one token alone")
     longest = Sampling(max_new_tokens=200)  # past 512 cells
     one = answers(model, "unpadded", 1, longest, settings)
     assert len({text for text, _ in one}) > 5
     assert answers(model, "lookup", 1, longest, settings) == one
+
+
+@pytest.mark.parametrize("quant", ["F16", "Q8_0", "Q4_K_M"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_the_sizes_that_the_probe_finds_agree_at_every_position(
+    base: Path, tmp_path: Path, quant: Quant, kv_type: KvType
+) -> None:
+    """Up to 550, not only where the probe looks."""
+    settings = EngineSettings(n_threads=2, n_threads_batch=2, kv_type=kv_type)
+    generator = LlamaCpp(exported(base, tmp_path, quant), n_ctx=640, n_parallel=1, settings=settings)
+    try:
+        shapes = generator.shapes()
+        assert shapes.most >= 2, "sizes that do not agree would prove nothing"
+        two = logits_of(generator.native, 2)
+        for size in {shapes.least, min(3, shapes.most), shapes.most} - {2}:
+            assert np.array_equal(logits_of(generator.native, size), two), size
+    finally:
+        generator.close()
+
+
+def shapes_of(model: Path, settings: EngineSettings) -> BatchShapes:
+    generator = LlamaCpp(model, n_ctx=712, n_parallel=1, settings=settings)
+    try:
+        return generator.shapes()
+    finally:
+        generator.close()
+
+
+def logits_of(native: Native, size: int) -> np.ndarray:
+    """Logits at positions 30 to 549, decoded so many tokens at a time."""
+    ids = np.random.default_rng(1).integers(3, 500, 560).tolist()
+    native.clear()
+    native.read(ids[:30], 0)
+    rows = []
+    for start in range(30, 550, size):
+        native.decode([(ids[start + i], start + i, 0, True) for i in range(size)])
+        rows += [native.logits(i).copy() for i in range(size)]
+    return np.stack(rows[:520])
 
 
 def test_drafts_are_made_and_some_are_right(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
