@@ -1,6 +1,7 @@
 """Recipes: frozen sections (`sections`), and the layers that they are read from (`layers`)."""
 
 from lowvram_ft.recipe.layers import Resolved, Stage, files_of, find, load, recipes_dir, shipped_recipes
+from lowvram_ft.recipe.preference import PreferenceSection
 from lowvram_ft.recipe.sections import (
     LORA_TARGETS,
     SECTIONS,
@@ -26,6 +27,7 @@ __all__ = [
     "HardwareSection",
     "LoraSection",
     "ModelSection",
+    "PreferenceSection",
     "QuantizationSection",
     "Recipe",
     "Resolved",

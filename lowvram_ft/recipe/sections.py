@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Names = Annotated[tuple[str, ...], Field(strict=False)]
+from lowvram_ft.recipe.preference import PreferenceSection
+from lowvram_ft.recipe.section import Names, Section
+
 Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces", "repository"]
 Filter = Literal["constraints", "assertions", "contamination"]
 Duplicates = Literal["drop", "group", "keep"]
@@ -17,13 +19,9 @@ Allow = Literal[
     "smaller_batch", "chunked_loss", "optimizer_8bit", "nf4_embedding", "nf4_head", "shorter", "smaller_rank",
     "smaller_model",
 ]  # fmt: skip
+Method = Literal["sft", "rft", "dpo"]
+LossType = Literal["sigmoid", "ipo", "sigmoid_norm"]
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class Section(BaseModel):
-    """A frozen table of a recipe: unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -125,7 +123,16 @@ class LoraSection(Section):
 class TrainSection(Section):
     """Training, in the terms of TRL and transformers."""
 
-    method: Literal["sft"] = "sft"
+    method: Method = "sft"
+    """``sft``: supervised fine-tuning on rows. ``rft``: the same on the model's own best answers. ``dpo``: preference
+    training on pairs of its own answers."""
+    loss_type: LossType = "sigmoid"
+    """Of ``dpo``, by TRL's names: ``sigmoid`` (arXiv:2305.18290), ``ipo`` (arXiv:2310.12036), ``sigmoid_norm`` (by
+    length-normalized log-probabilities)."""
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly ``dpo`` holds the model near the one that it began from."""
+    sft_weight: float = Field(default=0.2, ge=0)
+    """Weight of the loss of supervised fine-tuning on winners beside that of ``dpo``, against drift."""
     learning_rate: float = Field(default=2e-4, gt=0)
     num_train_epochs: float = Field(default=1.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
@@ -244,6 +251,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     quantization: QuantizationSection = QuantizationSection()
     lora: LoraSection = LoraSection()
+    preference: PreferenceSection = PreferenceSection()
     train: TrainSection = TrainSection()
     hardware: HardwareSection = HardwareSection()
     export: ExportSection = ExportSection()

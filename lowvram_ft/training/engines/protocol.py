@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.memory.setup import Head
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
+from lowvram_ft.recipe.sections import Method
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Method = Literal["sft"]
 PEAK = "peak"
 """Beside the names of terms in `LoadPlan.planned_bytes`: the most that torch reserves on the card."""
 
