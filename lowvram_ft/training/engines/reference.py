@@ -11,7 +11,8 @@ from lowvram_ft.errors import ModelError
 from lowvram_ft.hardware import cpu_flags, detect, has_fast_bf16
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
-from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
+from lowvram_ft.recipe.sections import Method
+from lowvram_ft.training.engines.protocol import Loaded, LoadPlan
 from lowvram_ft.training.sft import build_sft_trainer
 
 if TYPE_CHECKING:

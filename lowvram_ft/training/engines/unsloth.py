@@ -25,8 +25,9 @@ from unsloth import FastLanguageModel
 from lowvram_ft.errors import MachineError, ModelError, RecipeError
 from lowvram_ft.memory.notches import Lever
 from lowvram_ft.recipe import LoraSection, QuantizationSection, TrainSection
+from lowvram_ft.recipe.sections import Method
 from lowvram_ft.training.cpu_trainer import completion_loss
-from lowvram_ft.training.engines.protocol import Loaded, LoadPlan, Method
+from lowvram_ft.training.engines.protocol import Loaded, LoadPlan
 from lowvram_ft.training.engines.reference import (
     ReferenceEngine,
     compute_dtype,
