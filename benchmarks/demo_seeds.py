@@ -16,7 +16,8 @@ from lowvram_ft.hardware import detect
 from lowvram_ft.pipeline import Job, run_all
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import load
-from lowvram_ft.report.table import RATES, report
+from lowvram_ft.report.cells import RATES
+from lowvram_ft.report.table import report
 from lowvram_ft.run_dir import versions
 
 TASKS = 40

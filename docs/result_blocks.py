@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.report.table import RATES
+from lowvram_ft.report.cells import RATES
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import gguf_export
 from lowvram_ft.data.sources.samples import held_out_rows
-from lowvram_ft.errors import ExportRejected, MachineError, RecipeError
+from lowvram_ft.errors import ExportRejected, MachineError, RecipeError, cannot_write
 from lowvram_ft.hardware import Hardware
 from lowvram_ft.models import BaseModel
 from lowvram_ft.progress import Progress
@@ -82,6 +82,31 @@ def export_model(
         "sha256": result.sha256,
         "seconds": round(result.seconds, 1),
     }
+
+
+def move_export(result: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Give an exported GGUF another place, and its Modelfile too.
+
+    Args:
+        result: of `export_model`.
+        out: the ``.gguf`` that it becomes.
+
+    Returns:
+        The same result with the new paths.
+
+    Raises:
+        MachineError: the files cannot be moved.
+    """
+    source, modelfile = Path(result["gguf"]), Path(result["modelfile"])
+    text = modelfile.read_text(encoding="utf-8").replace(f"FROM ./{source.name}\n", f"FROM ./{out.name}\n", 1)
+    new = out.with_suffix(".Modelfile")
+    write_text(new, text)
+    try:
+        source.replace(out)  # one file system: both are in the run directory
+        modelfile.unlink()
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    return {**result, "gguf": str(out), "modelfile": str(new)}
 
 
 def provenance(base: BaseModel, adapters: Sequence[Path], recipe: str | None = None) -> dict[str, str]:

@@ -102,10 +102,12 @@ def demo(overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: boo
 @quiet_option
 def train(name: str, overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
     """Train the stages of a recipe; ends with the last stage's PEFT adapter."""
+    from lowvram_ft.pipeline import train as train_all
+
     job = _job(name, overrides, out, quiet)
     with job.at_work():
         job.plan()
-        adapter = job.train()
+        adapter = train_all(job)
     if not job.ranks.leads:
         return
     stages = _stages(job)

@@ -29,6 +29,8 @@ from lowvram_ft.errors import RecipeError
 from lowvram_ft.recipe.sections import SECTIONS, Recipe, trained_and_evaluated
 
 DEFAULT = "default"
+EVALUATIONS = ("before", "after")
+"""What the evaluations of the base and of the last stage are called; others have the name of their stage."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
             _pipeline_stage(path, number, entry, own, over, stages, problems)
         names = [stage.name for stage in stages]
         problems += [f"{path}: stages: the name {n} is used twice; give each a name" for n in _twice(names)]
+    if stages and stages[-1].recipe.eval.after_each_stage:
+        problems += [
+            f"{path}: stages: {stage.name}: is the name of an evaluation (eval.after_each_stage); give it another"
+            for stage in stages
+            if stage.name in EVALUATIONS
+        ]
     for file in _overlaps(stages):
         problems.append(
             f"{path}: data.path, eval.suites: {file} is both trained on and evaluated on; use different files"

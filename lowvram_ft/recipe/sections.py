@@ -230,6 +230,8 @@ class EvalSection(Section):
     temperature: float = Field(default=0.6, gt=0)
     max_new_tokens: int = Field(default=384, gt=0)
     seed: int = Field(default=0, ge=0)
+    after_each_stage: bool = False
+    """Whether every stage is exported and evaluated, not the base and the last one alone, to show what each gave."""
     gate_pass_rate: float = Field(default=0.8, ge=0, le=1)
     gate_mutation_score: float = Field(default=0.5, ge=0, le=1)
 

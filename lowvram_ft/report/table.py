@@ -10,27 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lowvram_ft.report.cells import COLOURS, RATES, amount_cell, difference_cell, rate_cell
+from lowvram_ft.report.stages import print_stages, stages_of
 from lowvram_ft.run_dir import RunDir
-
-RATES = {
-    "parses": "parses",
-    "collects": "collects",
-    "writes_tests": "writes tests",
-    "single_tests_pass": "single tests passing",
-    "useful": "useful files",
-    "passes": "whole files passing",
-    "passes_and_kills": "passes and kills",
-    "line_coverage": "line coverage",
-    "branch_coverage": "branch coverage",
-    "mutation_score": "mutation score",
-    "pass@1": "Pass@1",
-    "pass@3": "Pass@3",
-    "false_acceptance": "wrong code accepted",
-    "false_rejection": "right code rejected",
-}
-"""Key of a mean to what people call it, in the order of the table."""
-
-_COLOURS = {"better": "green", "met": "green", "worse": "red", "missed": "yellow", "undecided": "dim"}
 
 
 def report(run: Path) -> dict[str, Any]:
@@ -41,7 +23,8 @@ def report(run: Path) -> dict[str, Any]:
 
     Returns:
         ``suites`` (suite to ``before`` and ``after`` means, and the ``difference`` of each metric), ``bench``,
-        ``export``, ``verify``, ``gates``, ``stages``; parts that have not run yet are None or empty.
+        ``export``, ``verify``, ``gates``, ``stages`` (what training says of each), ``stage_by_stage`` (see
+        `lowvram_ft.report.stages.stages_of`); parts that have not run yet are None or empty.
 
     Raises:
         RunDirectoryError: it is no run directory.
@@ -60,6 +43,7 @@ def report(run: Path) -> dict[str, Any]:
             | {"difference": differences.get(name)}
             for name in names
         },
+        "stage_by_stage": stages_of(steps),
         "stages": {key.removeprefix("train:"): value for key, value in steps.items() if key.startswith("train:")},
         "export": steps.get("export"),
         "verify": steps.get("verify"),
@@ -73,6 +57,8 @@ def print_report(found: dict[str, Any], console: Console) -> None:
     for suite, sides in found["suites"].items():
         console.print(_suite(suite, sides))
         _print_notes(sides["after"] or sides["before"], console)
+    if found["stage_by_stage"] is not None:
+        print_stages(found["stage_by_stage"], console)
     for stage, trained in found["stages"].items():
         losses = f"loss {trained['first_loss']:.3f} to {trained['last_loss']:.3f}"
         console.print(f"stage {stage}: {trained['steps']} steps, {losses}", markup=False)
@@ -98,9 +84,9 @@ def print_suites(found: dict[str, Any], console: Console) -> None:
         table = _table(suite, means)
         for key, label in RATES.items():
             if means.get(key) is not None:
-                table.add_row(label, _rate(means, key))
+                table.add_row(label, rate_cell(means, key))
         if means.get("assertions_per_test") is not None:
-            table.add_row("checks a test", _amount(means, "assertions_per_test"))
+            table.add_row("checks a test", amount_cell(means, "assertions_per_test"))
         table.add_row("tests passing / all", _counts(means))
         console.print(table)
         _print_notes(means, console)
@@ -123,10 +109,10 @@ def _suite(suite: str, sides: dict[str, Any]) -> Table:
         table.add_column(column, justify="right" if column else "left")
     for key, label in RATES.items():
         if shown.get(key) is not None:
-            cells = [_rate(sides["before"], key), _rate(sides["after"], key)]
-            table.add_row(label, *cells, *([_difference(differences.get(key))] if differences else []))
+            cells = [rate_cell(sides["before"], key), rate_cell(sides["after"], key)]
+            table.add_row(label, *cells, *([difference_cell(differences.get(key))] if differences else []))
     if shown.get("assertions_per_test") is not None:
-        amounts = [_amount(sides[when], "assertions_per_test") for when in ("before", "after")]
+        amounts = [amount_cell(sides[when], "assertions_per_test") for when in ("before", "after")]
         table.add_row("checks a test", *amounts)
     table.add_row("tests passing / all", _counts(sides["before"]), _counts(sides["after"]))
     return table
@@ -159,35 +145,11 @@ def _print_notes(means: dict[str, Any], console: Console) -> None:
 def _print_gate(gate: dict[str, Any], console: Console) -> None:
     word = gate.get("verdict") or ("met" if gate["met"] else "missed")
     line = f"gate {gate['gate']} on {escape(gate['suite'])}: {gate['value']:.2f} (wanted {gate['wanted']:g}) "
-    line += f"[{_COLOURS[word]}]{word}[/{_COLOURS[word]}]"
+    line += f"[{COLOURS[word]}]{word}[/{COLOURS[word]}]"
     if gate.get("interval") is not None:
         low, high = gate["interval"]
         line += f" at {gate['tasks']} tasks ({low:.2f} to {high:.2f})"
     console.print(line, soft_wrap=True)
-
-
-def _rate(means: dict[str, Any] | None, key: str) -> str:
-    value = means.get(key) if means is not None else None
-    if means is None or value is None:
-        return "–"
-    ends = means.get("intervals", {}).get(key)
-    return f"{100 * value:.1f} %" + (f" ({100 * ends[0]:.0f}–{100 * ends[1]:.0f})" if ends else "")
-
-
-def _amount(means: dict[str, Any] | None, key: str) -> str:
-    value = means.get(key) if means is not None else None
-    if means is None or value is None:
-        return "–"
-    ends = means.get("intervals", {}).get(key)
-    return f"{value:.1f}" + (f" ({max(0.0, ends[0]):.1f}–{ends[1]:.1f})" if ends else "")
-
-
-def _difference(found: dict[str, Any] | None) -> str:
-    if found is None or found["interval"] is None:
-        return "–"
-    low, high = (f"{100 * end:+.0f}" for end in found["interval"])
-    colour = _COLOURS[found["verdict"]]
-    return f"{low} to {high} [{colour}]{found['verdict']}[/{colour}]"
 
 
 def _counts(means: dict[str, Any] | None) -> str:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 import gguf_export.files
 import lowvram_ft.doctor
 import lowvram_ft.embedded_model
-import lowvram_ft.pipeline
+import lowvram_ft.pipeline.job
 import lowvram_ft.run_dir
 from lowvram_ft.errors import is_disk_full
 from tests.cli.conftest import Cli
@@ -38,8 +38,8 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    detect = lowvram_ft.pipeline.detect
-    monkeypatch.setattr(lowvram_ft.pipeline, "detect", lambda where: replace(detect(where), gpus=()))
+    detect = lowvram_ft.pipeline.job.detect
+    monkeypatch.setattr(lowvram_ft.pipeline.job, "detect", lambda where: replace(detect(where), gpus=()))
 
 
 def test_no_disk_space_for_a_run(here: Cli, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

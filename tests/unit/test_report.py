@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from lowvram_ft.errors import RunDirectoryError
-from lowvram_ft.report.table import RATES, print_report, print_suites, report
+from lowvram_ft.report.cells import RATES
+from lowvram_ft.report.table import print_report, print_suites, report
 from lowvram_ft.run_dir import RunDir
 
 BEFORE = {
@@ -120,7 +121,7 @@ def test_the_table_fits_an_ordinary_terminal():
     difference = {key: {"interval": (-0.25, 0.11), "verdict": "undecided"} for key in RATES}
     sides = {"before": means, "after": means, "difference": difference}
     stream = io.StringIO()
-    empty = {"stages": {}, "bench": None, "verify": None, "export": None, "gates": []}
+    empty = {"stage_by_stage": None, "stages": {}, "bench": None, "verify": None, "export": None, "gates": []}
     print_report({"suites": {"humaneval": sides}, **empty}, Console(file=stream, width=80))
     rows = [row for row in stream.getvalue().splitlines() if "%" in row and "ranges" not in row]
     assert len(rows) == len(RATES), "no row is broken in two"
