@@ -28,8 +28,8 @@ _JUDGES = ("pytest", "coverage", "cosmic-ray", "parso")
 _UNSTABLE = frozenset({"timeout", "killed"})
 _SCHEMA = "CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, answer BLOB) WITHOUT ROWID"
 
-_RULES = 3
-"""Raised where the same file gets another verdict: what counts as a check."""
+_RULES = 4
+"""Raised where the same file gets another verdict: what counts as a check, what a test can find out of a mutant."""
 
 
 def judge_versions() -> dict[str, str]:

@@ -37,7 +37,7 @@ class SourceFinder(MetaPathFinder, Loader):
         self.root = root
         self.texts = dict(texts)
         self.files = {name: module_file(folder, name, tuple(texts)) for name in texts}
-        self.mutated: types.CodeType | None = None
+        self._mutated: types.CodeType | None = None
         self.prepared: dict[str, types.CodeType] = {}
         self.packages = {
             name.rsplit(".", depth)[0] for name in texts for depth in range(1, name.count(".") + 1)
@@ -51,6 +51,16 @@ class SourceFinder(MetaPathFinder, Loader):
         """
         for name, text in files.items():
             self.prepared[name.removesuffix(".py")] = compile(text, name, "exec", dont_inherit=True)
+
+    def mutate(self, code: types.CodeType, text: str) -> None:
+        """Serve a mutant of the module under test, and nothing of the module as it was: no test can compare the two.
+
+        Args:
+            code: what the mutant compiles to.
+            text: of the mutant.
+        """
+        self._mutated = code
+        self.texts[self.target] = text
 
     def install(self) -> None:
         """Serve the texts from here on; forget what was imported under their names."""
@@ -108,8 +118,8 @@ class SourceFinder(MetaPathFinder, Loader):
         return self.texts.get(fullname)
 
     def _compiled(self, name: str) -> types.CodeType:
-        if name == self.target and self.mutated is not None:
-            mutated, self.mutated = self.mutated, None  # what runs later does not find here that it is a mutant
+        if name == self.target and self._mutated is not None:
+            mutated, self._mutated = self._mutated, None  # what runs later does not find here that it is a mutant
             return mutated
         return compile(self.texts[name], str(self.files[name]), "exec", dont_inherit=True)
 

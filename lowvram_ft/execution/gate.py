@@ -49,6 +49,7 @@ class Gate:
             self.serve(session.config.pluginmanager)
         except Forked as child:
             self.task = child.task
+            child.__traceback__ = None  # or the server's frames live on, and in them the code as it was before a fault
         else:
             pytest.exit("no more jobs", returncode=0)
         self.task.begin(session)

@@ -21,7 +21,7 @@ from lowvram_ft.execution.log import trim_log
 from lowvram_ft.execution.records import is_well_formed
 from lowvram_ft.execution.sampling import stratified
 from lowvram_ft.execution.session import Instruments, MutantTask, TestTask
-from lowvram_ft.execution.workspace import TEST_FILE
+from lowvram_ft.execution.workspace import TEST_FILE, Workspace
 
 _SEVERITY = ("passed", "skipped", "failed", "error", "timeout", "killed")
 _MAX_BASELINES = 3
@@ -165,7 +165,7 @@ class Runner:
         self.finder: SourceFinder = job.finder
         self.text: str = job.target_text
         self.test: str = job.test
-        self.lay_out: Callable[[], None] = job.workspace.lay_out
+        self.workspace: Workspace = job.workspace
         self.clean: Callable[[str], str] = job.without_paths
         self.selected: frozenset[str] | None = job.selected
         self.order: int | None = job.order
@@ -178,7 +178,7 @@ class Runner:
 
     def run_tests(self, selected: frozenset[str] | None) -> TestRun:
         """One session of all tests, or of the selected ones."""
-        self.lay_out()
+        self.workspace.lay_out()
         end = run_in_fork(
             lambda send: TestTask(
                 self.finder, self.limits, selected, self.order, self.instruments, send, CONFTEST in self.beside
@@ -217,7 +217,7 @@ class Runner:
             if self.only is not None and number not in self.only:
                 outcomes[number] = "not_asked"
                 continue
-            code = _compile(self.text[:start] + text + self.text[end:], self.finder.target_file)
+            code = _compile(self._edited(start, end, text), self.finder.target_file)
             if code is None or original is None or reach is None:
                 outcomes[number] = "incompetent"
             elif same_code(code, original):
@@ -232,7 +232,12 @@ class Runner:
             emit(number, outcome)
         runnable = {number: code for number, code in runnable.items() if number in chosen}
         if runnable and baseline is not None:
-            self._run_mutants(runnable, baseline, emit)
+            texts = {number: tuple(edits[number][2:]) for number in runnable}
+            self._run_mutants(runnable, texts, baseline, emit)
+
+    def _edited(self, start: int, end: int, text: str) -> str:
+        """The module under test after an edit."""
+        return self.text[:start] + text + self.text[end:]
 
     def _baseline(self) -> TestRun | None:
         """A session in which every test passes, without those of the first one that do not."""
@@ -247,16 +252,24 @@ class Runner:
         return run if run.passing and run.done and len(run.passing) == len(run.names) else None
 
     def _run_mutants(
-        self, mutants: dict[int, types.CodeType], baseline: TestRun, emit: Callable[[int, str], None]
+        self,
+        mutants: dict[int, types.CodeType],
+        edits: dict[int, tuple[int, int, str]],
+        baseline: TestRun,
+        emit: Callable[[int, str], None],
     ) -> None:
-        """One fork for the code as it is, which sets the budget, and one for each mutant."""
+        """One fork for the code as it is, which sets the budget, one for each mutant, and one for the code again.
+
+        Where the tests fail on the code as it is, after they passed on it, they hang on something else than the code:
+        on chance, or on how often they ran. What they would find means nothing.
+        """
         left_out = frozenset(self.first.names + self.first.dropped) - frozenset(baseline.names)
         conftest = {CONFTEST: self.beside[CONFTEST]} if CONFTEST in self.beside else {}
         self.finder.prepare({TEST_FILE: self.test, **conftest})
         cpu_s, wall_s = self.limits.cpu_s, self.limits.wall_s
         begin = time.monotonic()
-        end = self._run_mutant(None, left_out, cpu_s, wall_s)
-        if _mutant_outcome(end) != "survived":  # the tests pass only now and then: what they would find means nothing
+        end = self._run_mutant(None, self.text, left_out, cpu_s, wall_s)
+        if _mutant_outcome(end) != "survived":
             for number in mutants:
                 emit(number, "survived")
             return
@@ -265,18 +278,24 @@ class Runner:
         wall_s = min(wall_s, max(self.limits.wall_s, _MIN_MUTANT_WALL_S))
         self.alive()
         for number, code in mutants.items():
-            emit(number, _mutant_outcome(self._run_mutant(code, left_out, cpu_s, wall_s)))
+            text = self._edited(*edits[number])
+            emit(number, _mutant_outcome(self._run_mutant(code, text, left_out, cpu_s, wall_s)))
+        if _mutant_outcome(self._run_mutant(None, self.text, left_out, cpu_s, wall_s)) == "killed":
+            for number in mutants:
+                emit(number, "survived")
 
     def _run_mutant(
-        self, code: types.CodeType | None, left_out: frozenset[str], cpu_s: float, wall_s: float
+        self, code: types.CodeType | None, text: str, left_out: frozenset[str], cpu_s: float, wall_s: float
     ) -> ChildEnd:
-        """One fork, for a mutant or for the code as it is."""
-        self.lay_out()
+        """One fork, for a mutant or for the code as it is; its files hold the text that runs."""
+        self.workspace.lay_out()
+        self.workspace.replace(self.finder.target_file, text)
         pid = os.fork()
         if pid == 0:
             try:
                 become_child(self.limits, self.confinement.null, self.confinement, cpu_s=cpu_s)
-                self.finder.mutated = code
+                if code is not None:
+                    self.finder.mutate(code, text)
                 child = Forked(MutantTask(self.finder, left_out, CONFTEST in self.beside))
             except BaseException:
                 os._exit(70)

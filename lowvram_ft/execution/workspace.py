@@ -61,9 +61,26 @@ class Workspace:
             if not file.is_relative_to(self.folder) or ".." in file.parts:
                 raise OSError(f"{file}: lies outside of the job's folder")
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+            _write(file, text)
         os.chdir(self.work)
         self._stamps = dict(self._read_stamps())
+
+    def replace(self, file: Path, text: str) -> None:
+        """Give a file another text, in the folder as it is laid out, and whenever it is laid out from here on.
+
+        Args:
+            file: one of those that the folder was made with.
+            text: its new text.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.texts[file] == text:
+            return
+        self.texts[file] = text
+        if self._stamps:
+            _write(file, text)
+            self._stamps[str(file)] = _stamp(os.lstat(file))
 
     def clear(self) -> None:
         """Leave nothing in the folder, and go out of it.
@@ -97,11 +114,19 @@ class Workspace:
             path = pending.pop()
             try:
                 status = os.lstat(path)
-                yield path, (status.st_ino, status.st_mode, status.st_ctime_ns, status.st_size)
+                yield path, _stamp(status)
                 if stat.S_ISDIR(status.st_mode):
                     pending.extend(os.path.join(path, name) for name in os.listdir(path))
             except OSError:
                 yield path, (0, 0, 0, 0)
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_ino, status.st_mode, status.st_ctime_ns, status.st_size
 
 
 def empty(folder: Path) -> None:
