@@ -119,6 +119,22 @@ def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return base / "lowvram-ft"
 
 
+def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's data: ``LOWVRAM_FT_DATA``, or ``lowvram-ft`` in ``XDG_DATA_HOME`` or ``~/.local/share``.
+
+    It is not created here. A relative ``XDG_DATA_HOME`` is ignored, as the XDG Base Directory
+    Specification asks for.
+
+    Args:
+        environ: the environment.
+    """
+    if own := environ.get("LOWVRAM_FT_DATA"):
+        return Path(own).expanduser().absolute()
+    xdg = environ.get("XDG_DATA_HOME")
+    base = Path(xdg) if xdg and Path(xdg).is_absolute() else Path.home() / ".local" / "share"
+    return base / "lowvram-ft"
+
+
 def _gpus() -> tuple[tuple[Gpu, ...], str | None, str | None]:
     """The GPUs, the CUDA version of the driver, and the reason where there is no GPU."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,13 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Show what would be written, write nothing.")
 @click.option("--again", is_flag=True, help="Ask the model again where the answer is known from an earlier call.")
 @click.option("--traces", type=FILE, help="Where failures that were mended are kept for training; see docs/testgen.md.")
-@click.option("--no-traces", is_flag=True, help="Keep no failure traces.")
+@click.option(
+    "--no-log",
+    "--no-traces",
+    "no_log",
+    is_flag=True,
+    help="Keep neither failure traces nor answers for training; so does LOWVRAM_FT_NO_LOG=1.",
+)
 @sandbox_option
 @json_option
 @quiet_option
@@ -77,7 +84,7 @@ def testgen(
     dry_run: bool,
     again: bool,
     traces: Path | None,
-    no_traces: bool,
+    no_log: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -94,8 +101,8 @@ def testgen(
 
     if only_uncovered and kill_survivors:
         raise UsageError("--only-uncovered, --kill-survivors: say different things; give one of them")
-    if traces is not None and no_traces:
-        raise UsageError("--traces, --no-traces: say different things; give one of them")
+    if traces is not None and no_log:
+        raise UsageError("--traces, --no-log: say different things; give one of them")
     by: By = "coverage" if only_uncovered else "mutants" if kill_survivors else "either"
     jobs = package.prepare(package.find_targets(places, changed=changed), out)
     chosen = package.given_or_newest(model)
@@ -107,7 +114,8 @@ def testgen(
         lambda: package.open_model(chosen, n_ctx, n_parallel=side_by_side),
     )
     effort = package.Effort(refinements=refinements, samples=samples, max_new_tokens=max_new_tokens)
-    kept_at = None if no_traces else traces or package.default_traces_path()
+    no_log = no_log or bool(os.environ.get(package.NO_LOG))
+    kept_at = None if no_log else traces or package.default_traces_path()
     try:
         with sigterm_raises():
             outcomes = package.write_tests(
@@ -117,6 +125,7 @@ def testgen(
                 progress(quiet),
                 journal=package.Journal(),
                 traces=kept_at,
+                answers=None if no_log else package.default_answers_path(),
                 dry_run=dry_run,
                 again=again,
             )
@@ -130,7 +139,7 @@ def testgen(
     else:
         print_outcomes(outcomes, console(), dry_run=dry_run)
         if refined and kept_at is not None and not dry_run:
-            click.echo(f"{refined} failures were mended, and are kept for training in {kept_at} (--no-traces: not)")
+            click.echo(f"{refined} failures were mended, and are kept for training in {kept_at} (--no-log: not)")
     bad = [outcome for outcome in outcomes if outcome.status in ("nothing passes", "failed")]
     if outcomes and len(bad) == len(outcomes):
         context.exit(1)

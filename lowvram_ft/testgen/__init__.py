@@ -1,5 +1,6 @@
 """Writing tests for a user's own code."""
 
+from lowvram_ft.testgen.attempts.answers import NO_LOG, default_answers_path
 from lowvram_ft.testgen.attempts.candidates import Effort
 from lowvram_ft.testgen.attempts.traces import default_traces_path
 from lowvram_ft.testgen.journal import Journal
@@ -10,11 +11,13 @@ from lowvram_ft.testgen.targets.find import find, find_targets
 from lowvram_ft.testgen.write import Model, prepare, write_tests
 
 __all__ = [
+    "NO_LOG",
     "Effort",
     "Journal",
     "Model",
     "Outcome",
     "Settings",
+    "default_answers_path",
     "default_traces_path",
     "find",
     "find_targets",

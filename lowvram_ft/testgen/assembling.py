@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lowvram_ft.data.row import SOLUTION
+from lowvram_ft.testgen.attempts.answers import Tried, bodies
 from lowvram_ft.testgen.attempts.candidates import Found
 from lowvram_ft.testgen.attempts.findings import Dropped
 from lowvram_ft.testgen.marks import marked, read_mark
@@ -14,6 +15,7 @@ from lowvram_ft.testgen.placing import NewFile, shown
 from lowvram_ft.testgen.project.place import Placement, Project
 from lowvram_ft.testgen.project.style import Style, format_with
 from lowvram_ft.testgen.scope import Scope
+from lowvram_ft.testgen.subject import Worth
 from lowvram_ft.testgen.texts.drop import drop_tests, speaks_of_solution
 from lowvram_ft.testgen.texts.manners import grouped, quoted
 from lowvram_ft.testgen.texts.merge import CannotMerge, merge, restyle
@@ -30,7 +32,7 @@ def assemble(
     before: str | None,
     found: Sequence[Found],
     model: str,
-) -> tuple[Outcome, NewFile | None]:
+) -> tuple[Outcome, NewFile | None, dict[str, Tried]]:
     """One file of all that adds something.
 
     Args:
@@ -43,7 +45,7 @@ def assemble(
         model: its name.
 
     Returns:
-        (outcome, the file to be placed; None where nothing is).
+        (outcome, the file to be placed; None where nothing is, what each test came to by its body).
     """
     package = placement.module.partition(".")[0]
     texts = [text for part in found for text in part.texts]
@@ -52,22 +54,23 @@ def assemble(
     told = [Dropped("", f"an answer needs a module named {SOLUTION}, which your project has not")] * len(foreign)
     outcome = dataclasses.replace(outcome, dropped=(*outcome.dropped, *told))
     if not texts:
-        return outcome, None
+        return outcome, None, {}
     together, left_out = _merged(texts, package)
     outcome = dataclasses.replace(outcome, dropped=(*outcome.dropped, *left_out))
     each = scope.measure_each(together)
     chosen = choose(each, scope.base, by=scope.settings.by)
     reasons = why_dropped(each, chosen, scope.base, by=scope.settings.by)
+    tried = _tried(together, each, ())
     dropped = [Dropped(name, reason) for name, reason in reasons.items()]
     outcome = dataclasses.replace(outcome, dropped=(*outcome.dropped, *dropped))
     if not chosen:
-        return dataclasses.replace(outcome, status="nothing to add"), None
+        return dataclasses.replace(outcome, status="nothing to add"), None, tried
     new = without_unused_imports(drop_tests(together, [name for name in each if name not in chosen]))
     new = _in_style(new, project.style, placement.module)
     ours = _body(before) if placement.ours is not None else None
     whole, left_out = (new, ()) if ours is None else _merged([ours, new], package)
     if left_out:
-        return dataclasses.replace(outcome, dropped=(*outcome.dropped, *left_out), status="nothing to add"), None
+        return dataclasses.replace(outcome, dropped=(*outcome.dropped, *left_out), status="nothing to add"), None, tried
     text, reason = format_with(project.style, whole, placement.test_file)
     worth, verdict = measure(scope.subject, text, max_mutants=scope.settings.max_mutants, lines=scope.lines)
     failing = [result for result in verdict.results if result.outcome != "passed"]
@@ -75,7 +78,7 @@ def assemble(
     if not verdict.results or any(result.name not in allowed for result in failing):
         what = failing[0].message.partition("\n")[0] if failing else verdict.status
         lost = [Dropped(name, f"fails beside the others: {what}") for name in chosen]
-        return dataclasses.replace(outcome, dropped=(*outcome.dropped, *lost)), None
+        return dataclasses.replace(outcome, dropped=(*outcome.dropped, *lost)), None, tried
     text = marked(text, model, scope.subject.code)
     outcome = dataclasses.replace(
         outcome,
@@ -86,7 +89,16 @@ def assemble(
         notes=(*outcome.notes, *([f"not formatted: {reason}"] if reason else [])),
     )
     outcome = scope.with_reach(outcome, worth)
-    return outcome, None if text == before else NewFile(placement.test_file, text, before)
+    file = None if text == before else NewFile(placement.test_file, text, before)
+    return outcome, file, _tried(together, each, chosen)
+
+
+def _tried(together: str, each: Mapping[str, Worth], chosen: Collection[str]) -> dict[str, Tried]:
+    """What each test came to."""
+    texts = bodies(together)
+    return {
+        texts[name]: Tried(worth.killed, worth.mutants, name in chosen) for name, worth in each.items() if name in texts
+    }
 
 
 def _in_style(test: str, style: Style, module: str) -> str:

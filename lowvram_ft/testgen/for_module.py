@@ -10,6 +10,7 @@ from lowvram_ft.errors import UsageError
 from lowvram_ft.inference import Generator
 from lowvram_ft.testgen.asking import ask, first_units
 from lowvram_ft.testgen.assembling import assemble
+from lowvram_ft.testgen.attempts.answers import LoggedAnswer, to_log
 from lowvram_ft.testgen.attempts.findings import Contradiction
 from lowvram_ft.testgen.attempts.traces import Trace
 from lowvram_ft.testgen.outcome import Outcome
@@ -31,11 +32,13 @@ class Written:
         outcome: for people and programs; its ``diff`` is left empty.
         file: what is to be placed; None where nothing is.
         traces: of refinements.
+        answers: of the model, for the log.
     """
 
     outcome: Outcome
     file: NewFile | None
     traces: tuple[Trace, ...] = ()
+    answers: tuple[LoggedAnswer, ...] = ()
 
 
 def write_for_module(
@@ -108,8 +111,9 @@ def write_for_module(
         refined=sum(len(part.traces) for part in found),
     )
     traces = tuple(trace for part in found for trace in part.traces)
-    outcome, file = assemble(outcome, scope, project, placement, before, found, generator.name)
-    return Written(outcome, file, traces)
+    outcome, file, tried = assemble(outcome, scope, project, placement, before, found, generator.name)
+    claims = [claim for part in found for claim in part.claims]
+    return Written(outcome, file, traces, to_log((one for part in found for one in part.answered), claims, tried))
 
 
 def _each_once(found: Iterable[Contradiction]) -> list[Contradiction]:

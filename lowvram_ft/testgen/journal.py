@@ -14,7 +14,7 @@ from lowvram_ft.errors import RunDirectoryError
 from lowvram_ft.hardware import cache_dir
 from lowvram_ft.run_dir import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same question may have another answer."""
 KEPT_S = 30 * 86400.0
 

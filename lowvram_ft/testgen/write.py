@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.data.from_repo.facts import repository_name
 from lowvram_ft.errors import MachineError, UsageError
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.inference import Generator
 from lowvram_ft.progress import Progress
+from lowvram_ft.testgen.attempts.answers import LoggedAnswer, append_answers
 from lowvram_ft.testgen.attempts.traces import Trace, append_traces
 from lowvram_ft.testgen.for_module import Written, write_for_module
 from lowvram_ft.testgen.journal import Journal
@@ -103,6 +106,7 @@ def write_tests(
     *,
     journal: Journal,
     traces: Path | None = None,
+    answers: Path | None = None,
     dry_run: bool = False,
     again: bool = False,
 ) -> list[Outcome]:
@@ -118,6 +122,7 @@ def write_tests(
         progress: where a person reads what is going on.
         journal: results of earlier calls.
         traces: where failure traces are added; None for nowhere.
+        answers: where answers and what became of them are added; None for nowhere.
         dry_run: change nothing in the tree.
         again: ask the model even where the journal knows.
 
@@ -137,20 +142,40 @@ def write_tests(
         known = None if again else _known(journal.get(key), job)
         if known is None:
             known = _write_one(job, model, settings, progress, (number, len(jobs)), one_of_many=len(jobs) > 1)
-            known = _kept(journal, key, known, job.before)
+            known = _kept(journal, key, known, job)
         written.append(known)
     progress.step("testgen", len(jobs), len(jobs), "modules")
     outcomes = [_with_diff(one) for one in written]
     if dry_run:
         return outcomes
     place_files([one.file for one in written if one.file is not None])
-    if traces is None:
-        return outcomes
     try:
-        append_traces(traces, [trace for one in written for trace in one.traces])
+        _log(jobs, written, model, traces, answers)
     except MachineError as error:  # the tests are what was asked for
-        outcomes = [_noted(outcome, f"failure traces are not kept: {error}") for outcome in outcomes]
+        outcomes = [_noted(outcome, f"nothing is kept for training: {error}") for outcome in outcomes]
     return outcomes
+
+
+def _log(
+    jobs: Sequence[Job], written: Sequence[Written], model: Model, traces: Path | None, answers: Path | None
+) -> None:
+    """Keep what there is to learn from, with where it is from."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    places = [
+        {"repository": _repository(job), "root": str(job.project.root), "module": job.placement.module, "time": now}
+        for job in jobs
+    ]
+    if traces is not None:
+        pairs = [(trace, place) for one, place in zip(written, places, strict=True) for trace in one.traces]
+        append_traces(traces, [trace for trace, _ in pairs], [place for _, place in pairs])
+    if answers is not None:
+        given = [(answer, place) for one, place in zip(written, places, strict=True) for answer in one.answers]
+        about = [{**place, "model": digest(model.name)} for _, place in given]
+        append_answers(answers, [answer for answer, _ in given], about)
+
+
+def _repository(job: Job) -> str:
+    return repository_name(job.project.root) or job.project.root.name or str(job.project.root)
 
 
 def _write_one(
@@ -176,12 +201,12 @@ def _write_one(
         return Written(Outcome(job.shown, job.placement.module, "failed", None, notes=(str(error),)), None)
 
 
-def _kept(journal: Journal, key: str, written: Written, before: str | None) -> Written:
+def _kept(journal: Journal, key: str, written: Written, job: Job) -> Written:
     """The same, in the journal as well; where that cannot be written, a note says so."""
     if written.outcome.status == "failed":
         return written
     try:
-        journal.put(key, _entry(written, before))
+        journal.put(key, _entry(written, job))
     except MachineError as error:
         return dataclasses.replace(written, outcome=_noted(written.outcome, f"not kept for the next call: {error}"))
     return written
@@ -215,11 +240,14 @@ def _facts(job: Job, model: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _entry(written: Written, before: str | None) -> dict[str, Any]:
+def _entry(written: Written, job: Job) -> dict[str, Any]:
     return {
+        "repository": _repository(job),
+        "root": str(job.project.root),
         "outcome": written.outcome.to_json(),
         "traces": [dataclasses.asdict(trace) for trace in written.traces],
-        "before": None if before is None else digest(before),
+        "answers": [dataclasses.asdict(answer) for answer in written.answers],
+        "before": None if job.before is None else digest(job.before),
     }
 
 
@@ -230,11 +258,14 @@ def _known(entry: dict[str, Any] | None, job: Job) -> Written | None:
     outcome = Outcome.from_json(entry["outcome"])
     place = None if outcome.test_file is None else shown(job.placement.test_file)
     outcome = dataclasses.replace(outcome, source=job.shown, test_file=place)
-    traces = tuple(Trace(**trace) for trace in entry["traces"])
+    logged = (
+        tuple(Trace(**trace) for trace in entry["traces"]),
+        tuple(LoggedAnswer(**answer) for answer in entry["answers"]),
+    )
     if outcome.text and job.before is not None and digest(outcome.text) == digest(job.before):
-        return Written(dataclasses.replace(outcome, status="unchanged"), None, traces)
+        return Written(dataclasses.replace(outcome, status="unchanged"), None, *logged)
     if entry["before"] != (None if job.before is None else digest(job.before)):
         return None
     if not outcome.text:
-        return Written(outcome, None, traces)
-    return Written(outcome, NewFile(job.placement.test_file, outcome.text, job.before), traces)
+        return Written(outcome, None, *logged)
+    return Written(outcome, NewFile(job.placement.test_file, outcome.text, job.before), *logged)

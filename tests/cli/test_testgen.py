@@ -259,7 +259,8 @@ def test_a_failure_is_mended_and_its_trace_is_what_stage_c_reads(
     traces = shop / ".cache" / "data" / "lowvram-ft" / "traces.jsonl"
     assert str(traces) in outcome.stdout
     records = [json.loads(line) for line in traces.read_text().splitlines()]
-    assert [set(record) for record in records] == [{"code", "failed_test", "failure_log", "fixed_test"}]
+    columns = {"code", "failed_test", "failure_log", "fixed_test"}
+    assert [set(record) for record in records] == [columns | {"repository", "root", "module", "time"}]
     assert own_pytest(shop).returncode == 0
     again = script(monkeypatch)
     here("testgen", "src/shop/texts.py", *MODEL, "-q", "--no-traces")
@@ -447,7 +448,7 @@ def test_where_the_cache_and_the_traces_cannot_be_written_the_tests_are(
     found = modules(here("testgen", "src/shop/calc.py", *MODEL, "-q", "--json"))[0]
     assert changes(shop) == ["tests/test_calc.py"] and found["status"] == "written"
     assert ["not kept for the next call" in note for note in found["notes"]].count(True) == 1
-    assert ["failure traces are not kept" in note for note in found["notes"]].count(True) == 1
+    assert ["nothing is kept for training" in note for note in found["notes"]].count(True) == 1
 
 
 def test_a_link_stays_a_link(here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from lowvram_ft.errors import PromptTooLong
 from lowvram_ft.execution import run_many
 from lowvram_ft.inference import Completion, Generator, Sampling
 from lowvram_ft.inference.extraction import extract_test
+from lowvram_ft.testgen.attempts.answers import Answered
 from lowvram_ft.testgen.attempts.assertions import Check
 from lowvram_ft.testgen.attempts.examine import examine, holds_alone
 from lowvram_ft.testgen.attempts.findings import Claim, Contradiction, Dropped, Examined, Memory
@@ -70,6 +71,8 @@ class Found:
         dropped: other tests that are not kept.
         traces: of refinements that succeeded.
         answers: how many answers the model gave.
+        answered: those of them that were run.
+        claims: every contradiction that one of them met, those that a refinement ended among them.
     """
 
     unit: Unit
@@ -78,6 +81,8 @@ class Found:
     dropped: tuple[Dropped, ...]
     traces: tuple[Trace, ...]
     answers: int
+    answered: tuple[Answered, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass
@@ -91,6 +96,16 @@ class _Chain:
     checks: list[Check] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """An answer that is to be run."""
+
+    work: _Work
+    prompt: str
+    test: str
+    answer: Completion
+
+
 @dataclass
 class _Work:
     """One unit while it is worked on."""
@@ -101,6 +116,8 @@ class _Work:
     dropped: list[Dropped] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
     answers: int = 0
+    answered: list[Answered] = field(default_factory=list)
+    met: list[Claim] = field(default_factory=list)
     too_long: bool = False
 
 
@@ -163,7 +180,7 @@ def _round(
         seed = effort.seed + sample * (effort.refinements + 1) + turn
         prompts = [work.chains[-1].prompt or "" for work in open_ones]
         answers = _answers(generator, prompts, dataclasses.replace(sampling, seed=seed))
-        to_run = []
+        to_run: list[_Answer] = []
         for work, answer in zip(open_ones, answers, strict=True):
             if answer is None:
                 work.too_long = work.too_long or not turn
@@ -175,15 +192,16 @@ def _round(
                 on_answer(work.unit)
             test = extract_test(answer.text, cut_off=answer.finish == "length")
             if test != work.chains[-1].test:
-                to_run.append((work, test))
+                to_run.append(_Answer(work, work.chains[-1].prompt or "", test, answer))
             elif not sample:  # greedy, and it repeats itself: nothing else can come
                 work.chains[-1].prompt = None
 
-        def run(job: tuple[_Work, str]) -> Examined:
-            return examine(subject, job[0].unit, job[1], job[0].chains[-1].memory)
+        def run(job: _Answer) -> Examined:
+            return examine(subject, job.work.unit, job.test, job.work.chains[-1].memory)
 
-        for (work, test), found in zip(to_run, run_many(run, to_run), strict=True):
-            _take(work, test, found)
+        for job, found in zip(to_run, run_many(run, to_run), strict=True):
+            job.work.answered.append(_answered(job, found, sample, turn))
+            _take(job.work, job.test, found)
 
 
 def _answers(generator: Generator, prompts: Sequence[str], sampling: Sampling) -> list[Completion | None]:
@@ -197,6 +215,13 @@ def _answers(generator: Generator, prompts: Sequence[str], sampling: Sampling) -
     return [*_answers(generator, prompts[:half], sampling), *_answers(generator, prompts[half:], sampling)]
 
 
+def _answered(job: _Answer, found: Examined, sample: int, turn: int) -> Answered:
+    unit, answer = job.work.unit, job.answer
+    checks = tuple((check.subject, check.key) for check in found.checks)
+    facts = (answer.n_tokens, answer.finish, round(answer.seconds, 3))
+    return Answered(unit.name, unit.code, job.prompt, job.test, sample, turn, found.fate, found.text, checks, *facts)
+
+
 def _take(work: _Work, test: str, found: Examined) -> None:
     """Note what an answer came to."""
     chain = work.chains[-1]
@@ -205,6 +230,7 @@ def _take(work: _Work, test: str, found: Examined) -> None:
         work.texts.append(found.text)
     chain.checks += found.checks
     chain.claims = [claim for claim in chain.claims if _function(claim) not in found.mended] + list(found.claims)
+    work.met += found.claims
     work.dropped += [one for one in found.dropped if one not in work.dropped]
     if found.trace is not None:
         work.traces.append(found.trace)
@@ -226,6 +252,8 @@ def _found(work: _Work, traces: Collection[Trace]) -> Found:
         tuple(work.dropped),
         tuple(trace for trace in dict.fromkeys(work.traces) if trace in traces),
         work.answers,
+        tuple(work.answered),
+        tuple(work.met),
     )
 
 

@@ -18,7 +18,15 @@ from lowvram_ft.testgen.attempts.assertions import (
     weakened,
 )
 from lowvram_ft.testgen.attempts.failures import Failure, did_not_run, explain_failures, function_of, probing
-from lowvram_ft.testgen.attempts.findings import Claim, Contradiction, Dropped, Examined, FailedFile, Memory
+from lowvram_ft.testgen.attempts.findings import (
+    Claim,
+    Contradiction,
+    Dropped,
+    Examined,
+    FailedFile,
+    Fate,
+    Memory,
+)
 from lowvram_ft.testgen.attempts.reading import read_tests
 from lowvram_ft.testgen.attempts.traces import Trace
 from lowvram_ft.testgen.subject import Subject, Unit
@@ -51,7 +59,8 @@ def examine(subject: Subject, unit: Unit, test: str, memory: Memory) -> Examined
     if enders and any(map(did_not_run, verdict.results)):  # the others get their turn without what ended the process
         found = examine(subject, unit, drop_tests(test, [function_of(result.name) for result in enders]), memory)
         ended = tuple(Dropped(function_of(result.name), _line(result.message)) for result in enders)
-        return dataclasses.replace(found, dropped=(*ended, *found.dropped))
+        fate: Fate = "some pass" if found.fate == "passes" else found.fate
+        return dataclasses.replace(found, dropped=(*ended, *found.dropped), fate=fate)
     return _Examination(subject, unit, test, memory, verdict).result()
 
 
@@ -92,8 +101,18 @@ class _Examination:
             tuple(Dropped(name, reason) for name, reason in dropped.items()),
             dataclasses.replace(memory, failed=failed),
             prompt,
+            self._fate(kept),
             self._trace(),
         )
+
+    def _fate(self, kept: str) -> Fate:
+        if self.claims or self.bent or any(failure.kind == "contradicts" for failure in self.failures):
+            return "contradicts"
+        if not self.verdict.results:
+            return "no test"
+        if self.verdict.all_passed and self.verdict.writes_tests and not self.dropped:
+            return "passes"
+        return "some pass" if kept else "fails"
 
     def _failures(self) -> list[Failure]:
         """Why tests fail; run once more to tell, where one does."""

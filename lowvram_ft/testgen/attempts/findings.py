@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lowvram_ft.testgen.attempts.assertions import Check, FileFacts, TestFacts
 from lowvram_ft.testgen.attempts.traces import Trace
+
+Fate = Literal["passes", "some pass", "fails", "no test", "contradicts"]
+"""What becomes of an answer: every test of it passes and is kept; some are; none is; it holds none that runs; or the
+code contradicts one, which may be a bug of the code."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Examined:
         dropped: tests that go.
         memory: for the next answer.
         prompt: the question for it; None where there is nothing to mend.
+        fate: in a word.
         trace: where this answer mended the file before, in its own place; see `holds_alone` in
             `lowvram_ft.testgen.attempts.examine`.
     """
@@ -114,4 +120,5 @@ class Examined:
     dropped: tuple[Dropped, ...]
     memory: Memory
     prompt: str | None
+    fate: Fate
     trace: Trace | None = None

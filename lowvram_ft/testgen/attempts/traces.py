@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 
-from lowvram_ft.errors import cannot_write
-from lowvram_ft.run_dir import append_jsonl, read_jsonl
+from lowvram_ft.hardware import data_dir
+from lowvram_ft.testgen.attempts.log import append_once
+
+TRACES = "traces.jsonl"
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,21 @@ class Trace:
     fixed_test: str
 
 
+_COLUMNS = tuple(field.name for field in fields(Trace))
+
+
 def default_traces_path() -> Path:
-    """``lowvram-ft/traces.jsonl`` where this user's programs keep their data (XDG Base Directory Specification)."""
-    home = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "share"
-    return base / "lowvram-ft" / "traces.jsonl"
+    """``traces.jsonl`` where the kit keeps what is the user's, see `lowvram_ft.hardware.data_dir`."""
+    return data_dir() / TRACES
 
 
-def append_traces(path: Path, traces: Iterable[Trace]) -> int:
+def append_traces(path: Path, traces: Iterable[Trace], about: Iterable[Mapping[str, str]] = ()) -> int:
     """Add traces to a JSONL file, each once, however often it is given and by however many processes.
 
-    The traces hold the user's code: a file that is made here is for the user alone (0600), so is its folder (0700).
-
     Args:
-        path: the file.
+        path: the file; made for the user alone.
         traces: what to add.
+        about: further columns of each, in their order: where it is from, and when it was added.
 
     Returns:
         How many were new.
@@ -51,38 +52,5 @@ def append_traces(path: Path, traces: Iterable[Trace]) -> int:
     Raises:
         MachineError: the file cannot be read or written.
     """
-    wanted = [asdict(trace) for trace in dict.fromkeys(traces)]
-    if not wanted:
-        return 0
-    try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with _alone(path):
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            there = [tuple(record.get(name) for name in wanted[0]) for record in read_jsonl(path) if _is_object(record)]
-            new = [record for record in wanted if tuple(record.values()) not in there]
-            if new:
-                append_jsonl(path, *new)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return len(new)
-
-
-def _is_object(record: object) -> bool:
-    return isinstance(record, dict)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait for other processes that append to the same file, and keep them out."""
-    lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        try:
-            import fcntl
-        except ImportError:  # Windows: no advisory locks of this kind; a trace may stand there twice
-            yield
-            return
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+    records = [{**asdict(trace), **(more or {})} for trace, more in zip_longest(traces, about)]
+    return append_once(path, records, lambda record: tuple(str(record.get(name)) for name in _COLUMNS))
