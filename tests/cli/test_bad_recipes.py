@@ -92,8 +92,8 @@ def test_overrides_that_are_nonsense(cli: Cli) -> None:
         "--set: data.max_rows: input should be greater than 0 (got 0)",
         "--set: train.learning_rate: input should be a valid number (got 'fast')",
         "--set: train.max_stepz: unknown setting; did you mean train.max_steps?",
-        "--set: foo: unknown setting; the sections are model, data, quantization, lora, preference, train, hardware, export, "
-        "bench, eval",
+        "--set: foo: unknown setting; the sections are model, data, quantization, lora, preference, train, hardware, "
+        "export, bench, eval",
     )
 
 

@@ -314,7 +314,8 @@ GOLDEN = {
     "misspelt section": ("[trian]\nseed = 1\n", "trian: unknown setting; did you mean train?"),
     "unheard-of section": (
         "[zzz]\nq = 1\n",
-        "zzz: unknown setting; the sections are model, data, quantization, lora, preference, train, hardware, export, bench, eval",
+        "zzz: unknown setting; the sections are model, data, quantization, lora, preference, train, hardware, export, "
+        "bench, eval",
     ),
     "unheard-of key": (
         "[quantization]\nzzz = 1\n",
