@@ -13,7 +13,8 @@ ORACLES = {
     "linecache": "    import linecache\n    text = ''.join(linecache.getlines(solution.__file__))\n",
     "inspect": "    import inspect\n    text = inspect.getsource(solution)\n",
     "the import hook": (
-        "    import sys\n    hook = next(h for h in sys.meta_path if hasattr(h, 'texts'))\n    text = hook.texts['solution']\n"
+        "    import sys\n    hook = next(h for h in sys.meta_path if hasattr(h, 'texts'))\n"
+        "    text = hook.texts['solution']\n"
     ),
 }
 """Ways to come by a text of the code."""
