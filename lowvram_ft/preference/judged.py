@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Fate = Literal["passes_and_kills", "passes", "useful", "fails", "no_test"]
@@ -36,6 +36,8 @@ class Judged:
         passing: names of those that pass, as in `lowvram_ft.execution.TestResult`.
         failing: names of the others.
         killed: mutants that the passing tests kill together, by their places.
+        mixed: parametrized tests of which some cases pass and others do not: name, places of those that do not (from
+            0), number of cases.
         idle: of the passing tests, those that pass as well on code that always returns the same thing.
         hacks: test (empty for the whole file) and reason, for all that may not win; see `lowvram_ft.preference.hacks`.
         flaky: what happened in another order of the tests, or with another hash seed; empty where nothing did, None
@@ -59,6 +61,7 @@ class Judged:
     passing: tuple[str, ...]
     failing: tuple[str, ...]
     killed: tuple[int, ...]
+    mixed: tuple[tuple[str, tuple[int, ...], int], ...]
     idle: tuple[str, ...]
     hacks: tuple[tuple[str, str], ...]
     flaky: str | None
@@ -103,7 +106,26 @@ class Judged:
     def from_json(cls, data: Mapping[str, Any]) -> Judged:
         """What `to_json` turned into ``data``."""
         lists = {name: tuple(data[name]) for name in ("passing", "failing", "killed", "idle", "made_of")}
-        return cls(**{**data, **lists, "hacks": tuple((test, reason) for test, reason in data["hacks"])})
+        hacks = tuple((test, reason) for test, reason in data["hacks"])
+        mixed = tuple((name, tuple(places), count) for name, places, count in data["mixed"])
+        return cls(**{**data, **lists, "hacks": hacks, "mixed": mixed})
+
+
+def mixed_cases(outcomes: Sequence[tuple[str, str]]) -> tuple[tuple[str, tuple[int, ...], int], ...]:
+    """`Judged.mixed`.
+
+    Args:
+        outcomes: name and outcome of each case, in the order of the file.
+    """
+    cases: dict[str, list[str]] = {}
+    for name, outcome in outcomes:
+        cases.setdefault(function_of(name), []).append(outcome)
+    found = []
+    for name, each in cases.items():
+        bad = tuple(place for place, outcome in enumerate(each) if outcome != "passed")
+        if 0 < len(bad) < len(each):
+            found.append((name, bad, len(each)))
+    return tuple(found)
 
 
 def function_of(name: str) -> str:

@@ -23,7 +23,7 @@ from lowvram_ft.execution.sampling import stratified
 from lowvram_ft.inference.extraction import extract_test
 from lowvram_ft.preference.controls import VARIATIONS, idle_tests, unsteady
 from lowvram_ft.preference.hacks import find_hacks
-from lowvram_ft.preference.judged import FATES, Fate, Judged
+from lowvram_ft.preference.judged import FATES, Fate, Judged, mixed_cases
 from lowvram_ft.preference.records import Answer, PreferenceTask
 from lowvram_ft.progress import Progress
 from lowvram_ft.run_dir import append_jsonl, read_jsonl
@@ -181,6 +181,7 @@ def _judge(text: Text) -> Judged:
         killed=()
         if mutation is None
         else tuple(place for place, mutant in enumerate(mutation.mutants) if mutant.outcome in killed),
+        mixed=mixed_cases([(result.name, result.outcome) for result in verdict.results]),
         idle=idle_tests(task, test, judgement, _LIMITS) if is_test and verdict.passing else (),
         hacks=tuple((hack.test, hack.reason) for hack in find_hacks(test, task.code, task.module)),
         flaky=None,

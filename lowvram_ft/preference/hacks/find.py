@@ -50,7 +50,7 @@ def find_hacks(test: str, code: str, module: str = SOLUTION) -> tuple[Hack, ...]
     if tree is None:
         return (Hack("", NO_PYTHON),)
     view = View(tree, code, module)
-    found = {Hack(view.owner(node) or "", reason) for node, reason in _places(view)}
+    found = {Hack(view.owner(node) or "", reason) for node, reason in _places(view) if id(node) not in view.never_run}
     if not any(origin.partition(".")[0] == SOLUTION for origin in view.imports.values()):
         found.add(Hack("", FOREIGN))
     facts = read_tests(test, code).tests

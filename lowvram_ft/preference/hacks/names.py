@@ -47,7 +47,7 @@ _OF_PYTEST = words_of(
 )
 _SKIPS = frozenset({"skip", "skipif", "xfail"})
 _FILE_CALLS = words_of("read_text read_bytes write_text write_bytes rglob iterdir scandir listdir")
-_FIXTURES = frozenset({"pytestconfig", "pytester", "testdir", "cache", "record_property", "recwarn_", "request_"})
+_FIXTURES = frozenset({"pytestconfig", "pytester", "testdir", "cache", "record_property"})
 _SOURCE_TEXT = re.compile(
     r"__(?:code|globals|builtins|file|loader|spec|closure|subclasses|import|cached|getattribute|class|mro|dict)__"
     r"|co_(?:code|consts|names|lines)|\bconftest\b|\bsolution\.pyc?\b|/proc/|\.pyc\b"

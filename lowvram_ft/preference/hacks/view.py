@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from functools import cached_property
 
+from lowvram_ft.data.duplicates.normalize import is_main_guard
 from lowvram_ft.data.row import SOLUTION
 from lowvram_ft.data.syntax import parse
 from lowvram_ft.execution.modules import split_modules
@@ -30,6 +31,8 @@ class View:
         self.tree = tree
         self.code = code
         self.module = module
+        guards = [node for node in tree.body if isinstance(node, ast.If) and is_main_guard(node)]
+        self.never_run = frozenset(id(part) for guard in guards for part in ast.walk(guard))
         self.parents = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         self.tests = {name: node for name, node, _ in named_tests(tree.body)}
         self._owners = {id(part): name for name, node in self.tests.items() for part in ast.walk(node)}
@@ -138,7 +141,7 @@ class View:
             found |= more
 
     def _words(self) -> Iterator[str]:
-        """Names and attributes that the code under test uses, and modules that it imports."""
+        """Names and attributes that the code under test uses or defines, and modules that it imports."""
         for node in ast.walk(self.code_tree):
             if isinstance(node, ast.Name):
                 yield node.id
@@ -146,6 +149,8 @@ class View:
                 yield node.attr
             elif isinstance(node, ast.alias):
                 yield from node.name.split(".")
+            elif isinstance(node, Definition):
+                yield node.name
             elif isinstance(node, ast.Assert):
                 yield "AssertionError"
 
