@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 from lowvram_ft.execution import Judgement, Limits, Verdict, mutation_analysis, run_tests
@@ -81,7 +82,15 @@ def does_nothing(code: str, module: str, result: str) -> str | None:
     return _joined(texts | {target: ast.unparse(tree) + "\n"}) if emptied.count else None
 
 
-def examined(judgement: Judgement, code: str, module: str, test: str, limits: Limits, root: Path | None) -> Judgement:
+def examined(
+    judgement: Judgement,
+    code: str,
+    module: str,
+    test: str,
+    limits: Limits,
+    root: Path | None,
+    only: Collection[int] | None = None,
+) -> Judgement:
     """The same judgement, with both controls: what a file is credited with, it has tested.
 
     Tests that fail on the same code written otherwise count as failed. Of a file that observes nothing, no assertion
@@ -94,6 +103,7 @@ def examined(judgement: Judgement, code: str, module: str, test: str, limits: Li
         test: the same.
         limits: the same.
         root: the same.
+        only: the same.
 
     Raises:
         MachineError: the processes that run tests cannot be started.
@@ -107,7 +117,7 @@ def examined(judgement: Judgement, code: str, module: str, test: str, limits: Li
             for result in verdict.results
         )
         return Judgement.from_parts(dataclasses.replace(verdict, results=results, assertions=0), None)
-    return _without_readers(judgement, code, module, test, limits, root)
+    return _without_readers(judgement, code, module, test, limits, root, only)
 
 
 def _observes_nothing(
@@ -155,7 +165,13 @@ def _sees_more_than_functions(judgement: Judgement, code: str, module: str, test
 
 
 def _without_readers(
-    judgement: Judgement, code: str, module: str, test: str, limits: Limits, root: Path | None
+    judgement: Judgement,
+    code: str,
+    module: str,
+    test: str,
+    limits: Limits,
+    root: Path | None,
+    only: Collection[int] | None,
 ) -> Judgement:
     other = written_otherwise(code, module)
     if other is None:
@@ -174,7 +190,8 @@ def _without_readers(
     verdict: Verdict = dataclasses.replace(judgement.verdict, results=results)
     if not verdict.passing:
         return Judgement.from_parts(verdict, None)
-    return Judgement.from_parts(verdict, mutation_analysis(code, module, test, limits, root, tests=verdict.passing))
+    again_killed = mutation_analysis(code, module, test, limits, root, tests=verdict.passing, only=only)
+    return Judgement.from_parts(verdict, again_killed)
 
 
 def _insert(body: list[ast.stmt]) -> None:

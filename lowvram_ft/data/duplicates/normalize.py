@@ -65,7 +65,7 @@ def normal_form(tree: ast.Module) -> NormalForm:
     walk = Walk(HANDLERS)
     ends: list[tuple[bool, int, int]] = []
     for statement in tree.body:
-        if isinstance(statement, ast.If) and _is_main_guard(statement):
+        if isinstance(statement, ast.If) and is_main_guard(statement):
             continue
         before = len(walk.out)
         walk.visit(statement)
@@ -86,7 +86,8 @@ def normal_form(tree: ast.Module) -> NormalForm:
     return NormalForm(whole, tuple(parts))
 
 
-def _is_main_guard(statement: ast.If) -> bool:
+def is_main_guard(statement: ast.If) -> bool:
+    """Whether it is ``if __name__ == "__main__":``, whose block no test runs."""
     test = statement.test
     return (
         isinstance(test, ast.Compare)
