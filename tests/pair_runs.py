@@ -57,7 +57,7 @@ def pair_recipe(model: Path, *, load_in_4bit: bool = False, dropout: float = 0.1
     """A stage of preference training, with what a resume has to bring back: a schedule, clipping, validation."""
     settings: dict[str, Any] = {
         "method": "dpo",
-        "max_steps": 8,
+        "max_steps": 6,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 2,
         "eval_steps": 2.0,

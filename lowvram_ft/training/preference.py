@@ -114,23 +114,12 @@ def assert_pair_masks(trainer: Any, examples: Sequence[PairExample], references:
     if len(seen) < len(examples):
         raise TrainingError(f"pairs: the trainer sees {len(seen)} of {len(examples)}; report this")
     for place, example in enumerate(examples):
-        batch = trainer.data_collator([dict(seen[place])])
-        wanted = [
-            _padded(example, completion, example.length) for completion in (example.chosen_ids, example.rejected_ids)
-        ]
-        found = [
-            (list(map(int, ids)), list(map(int, attention)), list(map(int, mask)))
-            for ids, attention, mask in zip(
-                batch["input_ids"], batch["attention_mask"], batch["completion_mask"], strict=True
-            )
-        ]
-        same = len(found) == 2 and all(
-            [token for token, there in zip(ids, attention, strict=True) if there] == tokens
-            and attention == there_
-            and mask == completion_mask
-            for (ids, attention, mask), (tokens, there_, completion_mask) in zip(found, wanted, strict=True)
+        batch = {name: tensor.tolist() for name, tensor in trainer.data_collator([dict(seen[place])]).items()}
+        completions = (example.chosen_ids, example.rejected_ids)
+        compared = (batch["ref_chosen_logps"][0], batch["ref_rejected_logps"][0])
+        same = len(batch["input_ids"]) == 2 and all(
+            _holds(batch, number, example, completion) for number, completion in enumerate(completions)
         )
-        compared = tuple(float(batch[f"ref_{side}_logps"][0]) for side in ("chosen", "rejected"))
         if not same or compared != references[example.digest]:
             raise TrainingError(
                 f"pairs: {example.pair.id} is compared on other tokens than its completions and end tokens, or with "
@@ -138,8 +127,14 @@ def assert_pair_masks(trainer: Any, examples: Sequence[PairExample], references:
             )
 
 
-def _padded(example: PairExample, completion: Sequence[int], length: int) -> tuple[list[int], list[int], list[int]]:
-    """Tokens of a sequence; and which of so many places hold one, and which hold one of the completion's."""
-    prompt, padding = len(example.prompt_ids), length - len(example.prompt_ids) - len(completion)
-    there = [1] * (prompt + len(completion)) + [0] * padding
-    return [*example.prompt_ids, *completion], there, [0] * prompt + [1] * len(completion) + [0] * padding
+def _holds(batch: Mapping[str, Any], number: int, example: PairExample, completion: Sequence[int]) -> bool:
+    """Whether a sequence of a micro-batch is the prompt and a completion of a pair, and padding."""
+    before, length = len(example.prompt_ids), len(example.prompt_ids) + len(completion)
+    padding = [0] * (example.length - length)
+    there, counted = [1] * length + padding, [0] * before + [1] * len(completion) + padding
+    ids = batch["input_ids"][number]
+    return (
+        (len(ids), ids[:length]) == (example.length, [*example.prompt_ids, *completion])
+        and batch["attention_mask"][number] == there
+        and batch["completion_mask"][number] == counted
+    )
