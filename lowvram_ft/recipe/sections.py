@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from lowvram_ft.recipe.preference import PreferenceSection
 from lowvram_ft.recipe.section import Names, Section
 
-Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces", "repository"]
+Source = Literal["samples", "kodcode", "testgeneval", "coderm", "failure_traces", "repository", "winners"]
 Filter = Literal["constraints", "assertions", "contamination"]
 Duplicates = Literal["drop", "group", "keep"]
 Quant = Literal["F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S"]
@@ -52,14 +52,14 @@ class DataSection(Section):
     """Use so many rows at the most: of many kinds of code, drawn with ``seed``, not the first ones."""
     filters: Annotated[tuple[Filter, ...], Field(strict=False)] | None = None
     """Which rows teach: ``constraints`` (pytest only, nothing outside the process), ``assertions``, ``contamination``
-    (no evaluation task). By default all of them; for the rows that ship with the kit, which are checked otherwise,
-    none."""
+    (no evaluation task). By default all of them; for winners, which were judged by running them, ``contamination``
+    alone; for the rows that ship with the kit, which are checked otherwise, none."""
     min_assertions: int = Field(default=1, gt=0)
     """Assertions that a test file has to hold, with the filter ``assertions``."""
     duplicates: Duplicates | None = None
     """What happens to a row whose code is that of an earlier one, names and layout apart, or nearly so: ``drop`` it,
-    ``group`` it with the other on one side of the split, ``keep``. By default ``drop``; ``group`` for failure traces,
-    ``keep`` for the rows that ship with the kit."""
+    ``group`` it with the other on one side of the split, ``keep``. By default ``drop``; ``group`` for failure traces
+    and winners, ``keep`` for the rows that ship with the kit."""
     verify: bool = False
     """Run every row before it is used: its test passes, in another order and with another hash seed as well."""
     min_mutation_score: float = Field(default=0.0, ge=0, le=1)
@@ -80,12 +80,13 @@ class DataSection(Section):
         """Those that are set, or the source's own."""
         if self.filters is not None:
             return self.filters
-        return () if self.source == "samples" else ("constraints", "assertions", "contamination")
+        own: dict[str, tuple[Filter, ...]] = {"samples": (), "winners": ("contamination",)}
+        return own.get(self.source, ("constraints", "assertions", "contamination"))
 
     @property
     def duplicates_policy(self) -> Duplicates:
         """What is set, or the source's own."""
-        own: dict[str, Duplicates] = {"samples": "keep", "failure_traces": "group"}
+        own: dict[str, Duplicates] = {"samples": "keep", "failure_traces": "group", "winners": "group"}
         return self.duplicates or own.get(self.source, "drop")
 
     @model_validator(mode="after")

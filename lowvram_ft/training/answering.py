@@ -21,8 +21,8 @@ from lowvram_ft.models import EMBEDDED, BaseModel, materialize, resolve
 from lowvram_ft.recipe import HardwareSection, QuantizationSection
 from lowvram_ft.rendering import ChatFormat, from_folder
 from lowvram_ft.training import engines
+from lowvram_ft.training.arguments import keep_quiet
 from lowvram_ft.training.recovery.out_of_memory import free_memory, let_go, shortage_of
-from lowvram_ft.training.sft import keep_quiet
 
 BATCH = 8
 """Answers at a time; halved where memory runs out."""

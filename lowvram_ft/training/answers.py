@@ -10,8 +10,8 @@ from gguf_export import Reference, ReferenceSequence
 from lowvram_ft.data.row import Row
 from lowvram_ft.errors import ModelError
 from lowvram_ft.rendering import ChatFormat
+from lowvram_ft.training.arguments import keep_quiet
 from lowvram_ft.training.engines.reference import continue_adapter
-from lowvram_ft.training.sft import keep_quiet
 
 GREEDY_ROWS = 4
 GREEDY_TOKENS = 32

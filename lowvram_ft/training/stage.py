@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from gguf_export import Adapter, Checkpoint
-from lowvram_ft.data.prepare import cached_set
 from lowvram_ft.data.prepared import Prepared
-from lowvram_ft.data.verify_recipe import verifier
+from lowvram_ft.data.prepared_pairs import PreparedPairs
 from lowvram_ft.errors import LowvramError, MachineError, TrainingError, cannot_write, is_disk_full
 from lowvram_ft.memory.notches import Short
 from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
-from lowvram_ft.rendering import from_folder
+from lowvram_ft.training.arguments import keep_quiet
 from lowvram_ft.training.engines import Engine, LoadPlan
+from lowvram_ft.training.inputs import for_method, prepared_for
 from lowvram_ft.training.processes.ranks import Ranks
 from lowvram_ft.training.recovery.checkpoints import flush
-from lowvram_ft.training.sft import keep_quiet
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def train_stage(
     progress: Progress,
     event: Callable[..., None],
     ranks: Ranks,
+    pairs: Path | None = None,
 ) -> Trained:
     """Train one stage.
 
@@ -69,9 +69,11 @@ def train_stage(
         progress: where a person reads how far it is.
         event: where a program reads it.
         ranks: this process among those that train together; the first alone writes to ``out``.
+        pairs: folder of a pair set, or a JSONL file of pairs: what ``dpo`` trains on, and ``rft`` on the winners of.
+            Rows of ``recipe.data`` are trained on by ``sft`` alone; its seed and shares split pairs, too.
 
     Raises:
-        DataError: no row is left, or the data is broken.
+        DataError: no row is left, or the data is broken; or the method needs pairs, and there are none.
         ModelError: the model or the adapter cannot be used.
         gguf_export.ExportError: the adapter is broken, or belongs to another base model.
         TrainingError: the loss is not finite, or the mask is wrong.
@@ -88,6 +90,7 @@ def train_stage(
     from lowvram_ft.training.recovery.saving import Saver
     from lowvram_ft.training.recovery.stopping import StopRequest
 
+    recipe, plan = for_method(name, recipe, plan, pairs, out, ranks)
     if adapter is not None:  # PEFT passes over tensors that have no place in the base
         Adapter.load(adapter).check_fits(Checkpoint.open(model))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -103,11 +106,11 @@ def train_stage(
         while True:
             watch = HostWatch(host_memory(), lambda: descent.may_step_down(here))
             saver = Saver(name, 60 * minutes if minutes else None, stop, watch, progress, event)
-            attempt = Attempt(name, engine, device, checkpoints, saver, progress, event)
+            attempt = Attempt(name, engine, device, checkpoints, saver, progress, event, ranks)
             try:
                 stop.at_once()
                 with ranks.first():  # makes the set; the others map the same files
-                    prepared = _prepared(name, descent.recipe, model, descent.plan.max_length, progress)
+                    prepared = prepared_for(name, descent.recipe, model, descent.plan.max_length, pairs, progress)
                 callbacks = _callbacks(name, descent.recipe, descent.plan, prepared, progress, event)
                 attempt.train(descent.recipe, model, descent.plan, prepared, adapter, callbacks)
                 stop.at_once()
@@ -142,23 +145,13 @@ def clear_checkpoints(out: Path) -> None:
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
-def _prepared(name: str, recipe: Recipe, model: Path, max_length: int, progress: Progress) -> Prepared:
-    """The rows, from the cache where they are there."""
-    prepared = cached_set(
-        recipe.data,
-        from_folder(model),
-        max_length,
-        suites=recipe.eval.suites,
-        verify=verifier(recipe.data, progress),
-    )
-    for note in prepared.notes:
-        progress.say(note)
-    progress.say(_describe(name, prepared))
-    return prepared
-
-
 def _callbacks(
-    name: str, recipe: Recipe, plan: LoadPlan, prepared: Prepared, progress: Progress, event: Callable[..., None]
+    name: str,
+    recipe: Recipe,
+    plan: LoadPlan,
+    prepared: Prepared | PreparedPairs,
+    progress: Progress,
+    event: Callable[..., None],
 ) -> list[Any]:
     from transformers import EarlyStoppingCallback
 
@@ -172,7 +165,12 @@ def _callbacks(
 
 
 def _finish(
-    attempt: Any, engine: Engine, prepared: Prepared, out: Path, notches: list[dict[str, Any]], ranks: Ranks
+    attempt: Any,
+    engine: Engine,
+    prepared: Prepared | PreparedPairs,
+    out: Path,
+    notches: list[dict[str, Any]],
+    ranks: Ranks,
 ) -> Trained:
     """Save the adapter, and say how it went."""
     from lowvram_ft.training.reporting.callbacks import memory_bytes
@@ -188,6 +186,7 @@ def _finish(
         "steps": trainer.state.global_step,
         "planned_steps": trainer.state.max_steps,
         **_losses(trainer.state.log_history),
+        **_margins(trainer.state.log_history),
         "notches": notches,
         "processes": ranks.world_size,
         "peak_memory_bytes": max(peaks),
@@ -253,11 +252,16 @@ def _losses(history: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _describe(name: str, prepared: Prepared) -> str:
-    facts = prepared.to_json()
-    dropped = ", ".join(f"{count} {reason}" for reason, count in prepared.dropped.items())
-    return (
-        f"stage {name}: {facts['train']} rows to train on, {facts['eval']} to validate, {facts['tokens']} tokens "
-        f"({facts['median']} in the median row, {facts['longest']} in the longest)"
-        + (f"; left out: {dropped}" if dropped else "")
-    )
+def _margins(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """How winners are preferred in the end, where pairs were trained on."""
+    trained = [entry["rewards/margins"] for entry in history if "rewards/margins" in entry]
+    validated = [entry for entry in history if "eval_rewards/margins" in entry]
+    if not trained:
+        return {}
+    best = min(validated, key=lambda entry: float(entry["eval_loss"]), default={})
+    return {
+        "first_reward_margin": trained[0],
+        "last_reward_margin": trained[-1],
+        "best_eval_reward_margin": best.get("eval_rewards/margins"),
+        "best_eval_reward_accuracy": best.get("eval_rewards/accuracies"),
+    }

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from lowvram_ft.data.objects import Raw, raw_objects
 from lowvram_ft.data.row import Row
-from lowvram_ft.data.sources import coderm, failure_traces, kodcode, repository, samples, testgeneval
+from lowvram_ft.data.sources import coderm, failure_traces, kodcode, repository, samples, testgeneval, winners
 from lowvram_ft.data.sources.source import LeftOut, Source
 from lowvram_ft.recipe import DataSection
 
 SOURCES: dict[str, Source] = {
-    module.SOURCE.name: module.SOURCE for module in (samples, kodcode, testgeneval, coderm, failure_traces, repository)
+    module.SOURCE.name: module.SOURCE
+    for module in (samples, kodcode, testgeneval, coderm, failure_traces, repository, winners)
 }
 """By the name that ``data.source`` has."""
 

@@ -38,6 +38,7 @@ class LoadPlan:
         offload_activations: keep checkpointed hidden states in host memory.
         loss_chunk: tokens whose logits exist at a time; None for all. Not with a head in slices.
         keep_dequantized: hold 4-bit weights in the compute type besides (the reference engine on a CPU).
+        dropout: whether the adapter's dropout is at work; False is without, whatever the adapter was made with.
         planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
     """
 
@@ -55,6 +56,7 @@ class LoadPlan:
     offload_activations: bool = False
     loss_chunk: int | None = None
     keep_dequantized: bool = False
+    dropout: bool = True
     planned_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -67,12 +69,14 @@ class Loaded:
         tokenizer: a ``transformers.PreTrainedTokenizerFast``.
         device: ``"cuda"`` or ``"cpu"``.
         dtype: the compute type, as PyTorch names it: ``"bfloat16"``, ``"float32"``, …
+        loss_chunk: labels of pairs whose logits exist at a time; None for all. See `LoadPlan`.
     """
 
     model: Any
     tokenizer: Any
     device: str
     dtype: str
+    loss_chunk: int | None = None
 
 
 class Engine(Protocol):
@@ -138,15 +142,16 @@ class Engine(Protocol):
         """Build the trainer.
 
         Args:
-            method: what to train.
+            method: what to train; ``rft`` is ``sft`` on other rows.
             loaded: from `load`.
             train: the recipe's section.
-            rows: ``input_ids`` and ``labels`` of each training row, shape [T]; -100 where no loss falls.
+            rows: ``input_ids`` and ``labels`` of each training row, shape [T]; -100 where no loss falls. For ``dpo``,
+                pairs with their reference log-probabilities (`lowvram_ft.data.prepared_pairs.for_trainer`).
             eval_rows: the same for the validation loss; None for none.
             output_dir: for checkpoints.
             callbacks: of type ``transformers.TrainerCallback``.
 
         Returns:
-            A ``trl.SFTTrainer``.
+            A ``trl.SFTTrainer``; for ``dpo`` a ``trl.DPOTrainer``.
         """
         ...

@@ -55,14 +55,15 @@ class ReferenceEngine:
         if plan.quantization.load_in_4bit and device == "cpu":
             keep_weights_unpacked(base)
         if adapter is None:
-            peft = get_peft_model(base, lora_config(plan.lora))
+            lora = plan.lora if plan.dropout else plan.lora.model_copy(update={"lora_dropout": 0.0})
+            peft = get_peft_model(base, lora_config(lora))
         else:
-            peft = continue_adapter(base, adapter, trainable=True)
+            peft = continue_adapter(base, adapter, trainable=True, dropout=plan.dropout)
         if device == "cpu":
             from lowvram_ft.training.fused import fuse
 
             fuse(peft, keep_dequantized=plan.keep_dequantized)
-        return Loaded(peft, tokenizer, device, dtype)
+        return Loaded(peft, tokenizer, device, dtype, plan.loss_chunk)
 
     def load_frozen(
         self,
@@ -113,8 +114,10 @@ class ReferenceEngine:
         callbacks: Sequence[Any],
     ) -> Any:
         """Build the trainer; see `lowvram_ft.training.engines.Engine`."""
-        if method != "sft":
-            raise ValueError(f"method: {method} is not known to this engine")
+        if method == "dpo":
+            from lowvram_ft.training.preference import build_preference_trainer
+
+            return build_preference_trainer(loaded, train, rows, eval_rows, output_dir, callbacks)
         from lowvram_ft.training.vocabulary.placement import has_table_head
 
         trainer_class = None
@@ -179,18 +182,27 @@ def lora_config(section: LoraSection) -> Any:
     )
 
 
-def continue_adapter(base: Any, adapter: Path, *, trainable: bool) -> Any:
+def continue_adapter(base: Any, adapter: Path, *, trainable: bool, dropout: bool = True) -> Any:
     """Put an adapter on a base model.
+
+    Args:
+        base: the model.
+        adapter: a PEFT folder.
+        trainable: whether it is to be trained on.
+        dropout: whether its dropout is at work while it is trained.
 
     Raises:
         ModelError: it is missing, broken, or belongs to another base model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     if not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter}: is not a PEFT adapter (no adapter_config.json); give an adapter folder")
     try:
-        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=trainable)
+        config = PeftConfig.from_pretrained(str(adapter))
+        if not dropout:
+            config.lora_dropout = 0.0
+        model = PeftModel.from_pretrained(base, str(adapter), is_trainable=trainable, config=config)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise does_not_fit(adapter, first_line(error)) from error
     except Exception as error:

@@ -35,6 +35,7 @@ from lowvram_ft.training.engines.reference import (
     first_line,
     is_safetensors,
 )
+from lowvram_ft.training.preference import build_preference_trainer
 from lowvram_ft.training.processes.ddp import own_card
 from lowvram_ft.training.sft import build_sft_trainer
 from lowvram_ft.training.vocabulary.placement import has_table_head, place_vocabulary
@@ -83,6 +84,8 @@ class UnslothEngine:
             raise ModelError(f"{model}: Unsloth cannot load it ({first_line(error)}); download it again") from error
         place_vocabulary(base, plan, torch.device("cuda" if on_gpu else "cpu"))  # Unsloth cannot move the head
         lora = plan.lora if adapter is None else _section_of(adapter)
+        if not plan.dropout:
+            lora = lora.model_copy(update={"lora_dropout": 0.0})
         peft = FastLanguageModel.get_peft_model(
             base,
             r=lora.r,
@@ -100,7 +103,7 @@ class UnslothEngine:
             bound_loss(plan.loss_chunk, base.config.vocab_size)
         if adapter is not None:
             _load_adapter(peft, adapter)
-        return Loaded(peft, tokenizer, "cuda" if on_gpu else "cpu", dtype)
+        return Loaded(peft, tokenizer, "cuda" if on_gpu else "cpu", dtype, plan.loss_chunk)
 
     def load_frozen(
         self,
@@ -142,10 +145,11 @@ class UnslothEngine:
     ) -> Any:
         """Build the trainer; see `lowvram_ft.training.engines.Engine`.
 
-        ``trl.SFTTrainer`` is the one that Unsloth has rewritten, since it was imported after it.
+        ``trl.SFTTrainer`` and ``trl.DPOTrainer`` are those that Unsloth has rewritten, since they were imported after
+        it.
         """
-        if method != "sft":
-            raise ValueError(f"method: {method} is not known to this engine")
+        if method == "dpo":
+            return build_preference_trainer(loaded, train, rows, eval_rows, output_dir, callbacks)
         trainer_class = TableSFTTrainer if has_table_head(loaded.model) else SFTTrainer
         return build_sft_trainer(loaded, train, rows, eval_rows, output_dir, callbacks, trainer_class)
 

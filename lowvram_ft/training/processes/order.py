@@ -8,7 +8,7 @@ the order of the next epoch, and a run that is taken up in a later epoch would d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lowvram_ft.data.prepared import IGNORE_INDEX
@@ -51,51 +51,75 @@ class EpochOrder:
         yield from range(len(self._lengths), self._padded)
 
 
+BLANK_ROW: Mapping[str, Any] = {"input_ids": [0, 0], "labels": [IGNORE_INDEX, IGNORE_INDEX]}
+"""A row without loss."""
+BLANK_PAIR: Mapping[str, Any] = {
+    "prompt_ids": [0, 0], "chosen_ids": [], "rejected_ids": [], "ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0,
+}  # fmt: skip
+"""A pair without completions, which counts as none."""
+
+
 class WithBlanks:
-    """Rows, and beyond them as many as are asked for that carry no loss: two tokens, `IGNORE_INDEX` as labels.
+    """Rows, and beyond them as many as are asked for that carry no loss.
 
     Args:
-        rows: a ``datasets.Dataset`` with ``input_ids`` and ``labels``.
+        rows: a ``datasets.Dataset``.
+        blank: what lies beyond.
     """
 
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
+    def __init__(self, rows: Any, blank: Mapping[str, Any] = BLANK_ROW) -> None:
+        self._rows, self._blank = rows, blank
         self.column_names = rows.column_names
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> dict[str, list[int]]:
+    def __getitem__(self, place: int) -> dict[str, Any]:
         if place < len(self._rows):
-            row: dict[str, list[int]] = self._rows[place]
+            row: dict[str, Any] = self._rows[place]
             return row
-        return {"input_ids": [0, 0], "labels": [IGNORE_INDEX, IGNORE_INDEX]}
+        return dict(self._blank)
 
 
 def put_in_order(trainer: Any) -> None:
-    """Give a trainer this order.
+    """Give a trainer of rows this order.
 
     Args:
         trainer: a ``transformers.Trainer`` with a ``datasets.Dataset`` to train on.
     """
+    _put_in_order(trainer, _lengths(trainer.train_dataset, "input_ids"), BLANK_ROW)
+
+
+def put_pairs_in_order(trainer: Any) -> None:
+    """Give a trainer of pairs this order; a pair is as long as its longer sequence.
+
+    Args:
+        trainer: a ``transformers.Trainer`` with a ``datasets.Dataset`` of pairs to train on.
+    """
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    columns = zip(*(_lengths(trainer.train_dataset, name) for name in names), strict=True)
+    _put_in_order(trainer, [prompt + max(completions) for prompt, *completions in columns], BLANK_PAIR)
+
+
+def _put_in_order(trainer: Any, lengths: Sequence[int], blank: Mapping[str, Any]) -> None:
     args, rows = trainer.args, trainer.train_dataset
     processes = max(1, args.world_size)
     order = EpochOrder(
-        _lengths(rows),
+        lengths,
         effective_batch=args.train_batch_size * args.gradient_accumulation_steps * processes,
         multiple=args.train_batch_size * processes if processes > 1 else 1,
         seed=args.seed,
         steps_done=lambda: int(trainer.state.global_step),
     )
     if len(order) > len(rows):
-        trainer.train_dataset = WithBlanks(rows)
+        trainer.train_dataset = WithBlanks(rows, blank)
     # an attribute, not a subclass: the engines' trainers are three classes, one of which Unsloth writes at import
     trainer._get_train_sampler = lambda _rows=None: order
 
 
-def _lengths(rows: Any) -> list[int]:
-    """Tokens of each row, from the Arrow column."""
+def _lengths(rows: Any, column: str) -> list[int]:
+    """Tokens of each row, from an Arrow column."""
     import pyarrow.compute as pc
 
-    lengths: list[int] = pc.list_value_length(rows.with_format("arrow")[:]["input_ids"]).to_pylist()
+    lengths: list[int] = pc.list_value_length(rows.with_format("arrow")[:][column]).to_pylist()
     return lengths

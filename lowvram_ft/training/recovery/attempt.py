@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lowvram_ft.data.prepared import Prepared
+from lowvram_ft.data.prepared_pairs import PreparedPairs, for_trainer
 from lowvram_ft.errors import Terminated
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe
 from lowvram_ft.training.engines import Engine, Loaded, LoadPlan
+from lowvram_ft.training.preference import assert_pair_masks
+from lowvram_ft.training.processes.ranks import Ranks
 from lowvram_ft.training.recovery.checkpoints import damaged_checkpoints, newest_checkpoint, set_aside
 from lowvram_ft.training.recovery.descent import Shortage
 from lowvram_ft.training.recovery.out_of_memory import free_memory, is_in_backward, let_go, shortage_of
 from lowvram_ft.training.recovery.saving import Saver, TrainingComplete
+from lowvram_ft.training.references import FILE, conditions, reference_log_probs
 from lowvram_ft.training.reporting.callbacks import Event
 from lowvram_ft.training.sft import assert_completion_mask
 
@@ -31,6 +35,7 @@ class Attempt:
         saver: not attached yet.
         progress: where a person reads how far it is.
         event: where a program reads it.
+        ranks: this process among those that train together.
 
     Attributes:
         loaded: the model; None before it is loaded, and once it is let go.
@@ -38,10 +43,18 @@ class Attempt:
     """
 
     def __init__(
-        self, stage: str, engine: Engine, device: str, folder: Path, saver: Saver, progress: Progress, event: Event
+        self,
+        stage: str,
+        engine: Engine,
+        device: str,
+        folder: Path,
+        saver: Saver,
+        progress: Progress,
+        event: Event,
+        ranks: Ranks,
     ) -> None:
         self._stage, self._engine, self._device, self._folder = stage, engine, device, folder
-        self._saver, self._progress, self._event = saver, progress, event
+        self._saver, self._progress, self._event, self._ranks = saver, progress, event, ranks
         self.loaded: Loaded | None = None
         self.trainer: Any = None
 
@@ -50,7 +63,7 @@ class Attempt:
         recipe: Recipe,
         model: Path,
         plan: LoadPlan,
-        prepared: Prepared,
+        prepared: Prepared | PreparedPairs,
         adapter: Path | None,
         callbacks: Sequence[Any],
     ) -> None:
@@ -60,7 +73,7 @@ class Attempt:
             recipe: the stage's sections.
             model: folder of the base model.
             plan: how it is loaded.
-            prepared: the rows.
+            prepared: the rows, or the pairs.
             adapter: PEFT folder to continue; None starts a new one.
             callbacks: beside the saver.
 
@@ -69,21 +82,50 @@ class Attempt:
             TrainingError: the loss is not finite, or the mask is wrong.
         """
         self.loaded = self._engine.load(model, plan, adapter)
-        self.trainer = self._engine.trainer(
-            recipe.train.method,
-            self.loaded,
-            recipe.train,
-            prepared.train.for_trainer(),
-            prepared.eval.for_trainer() if prepared.eval else None,
-            self._folder,
-            [self._saver.logged(), *callbacks, self._saver],
-        )
-        assert_completion_mask(self.trainer, prepared.train)
+        if isinstance(prepared, PreparedPairs):
+            self._build_for_pairs(recipe, model, plan, prepared, adapter, callbacks)
+        else:
+            rows, eval_rows = prepared.train.for_trainer(), prepared.eval.for_trainer() if prepared.eval else None
+            self._build(recipe, rows, eval_rows, callbacks)
+            assert_completion_mask(self.trainer, prepared.train)
         resume = self._resume()
         self._saver.attach(self.trainer, resume)
         with suppress(TrainingComplete):
             self.trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
         self._saver.finish()
+
+    def _build_for_pairs(
+        self,
+        recipe: Recipe,
+        model: Path,
+        plan: LoadPlan,
+        prepared: PreparedPairs,
+        adapter: Path | None,
+        callbacks: Sequence[Any],
+    ) -> None:
+        """Compare the pairs under the model as the stage begins, which it is until a checkpoint is taken up."""
+        assert self.loaded is not None
+        self._saver.phase = "references"
+        under = conditions(self._engine.name, model, adapter, self.loaded, plan)
+        examples, path = (*prepared.train, *prepared.eval), self._folder.parent / FILE
+        with self._ranks.first():  # computes them; the others read the same file
+            found = reference_log_probs(self._stage, self.loaded, examples, path, under, self._progress, self._event)
+        self._saver.phase = "load"
+        eval_rows = for_trainer(prepared.eval, found) if prepared.eval else None
+        self._build(recipe, for_trainer(prepared.train, found), eval_rows, callbacks)
+        assert_pair_masks(self.trainer, prepared.train, found)
+
+    def _build(self, recipe: Recipe, rows: Any, eval_rows: Any, callbacks: Sequence[Any]) -> None:
+        assert self.loaded is not None
+        self.trainer = self._engine.trainer(
+            recipe.train.method,
+            self.loaded,
+            recipe.train,
+            rows,
+            eval_rows,
+            self._folder,
+            [self._saver.logged(), *callbacks, self._saver],
+        )
 
     def shortage(self, error: BaseException) -> Shortage | None:
         """Where memory ran out; None if it did not, or if other processes wait for this one."""

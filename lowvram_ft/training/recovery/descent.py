@@ -28,7 +28,8 @@ class Shortage:
 
     Attributes:
         short: on the device that trains, or on the host of a card.
-        phase: ``load``, ``forward``, ``backward``, ``optimizer``, ``evaluation``, ``saving`` or ``between``.
+        phase: ``load``, ``references``, ``forward``, ``backward``, ``optimizer``, ``evaluation``, ``saving`` or
+            ``between``.
         step: optimizer steps that were done.
         detail: what the allocator said, in one line.
     """

@@ -32,7 +32,7 @@ from lowvram_ft.training.recovery.random_state import RandomState
 from lowvram_ft.training.recovery.stopping import StopRequest
 from lowvram_ft.training.reporting.callbacks import Event
 
-Phase = Literal["load", "step", "optimizer", "evaluation", "saving", "between"]
+Phase = Literal["load", "references", "step", "optimizer", "evaluation", "saving", "between"]
 RETRY_S = 60.0
 """Seconds until a checkpoint that could not be written is tried again."""
 
@@ -87,7 +87,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         """Take charge of a trainer's checkpoints.
 
         Args:
-            trainer: a ``trl.SFTTrainer`` with this callback.
+            trainer: a ``trl.SFTTrainer`` or ``trl.DPOTrainer`` with this callback.
             resume: the whole checkpoint that it will be resumed from.
         """
         self._trainer, self._resumed = trainer, resume
@@ -124,7 +124,7 @@ class Saver(TrainerCallback):  # type: ignore[misc]
         step = self._trainer.state.global_step if self._trainer is not None else 0
         if step == self._saved_step:
             return step > 0
-        if self.phase in ("load", "optimizer") or self._random is None:
+        if self.phase in ("load", "references", "optimizer") or self._random is None:
             return False
         self._random.restore()
         self._trainer.model.zero_grad(set_to_none=True)

@@ -55,7 +55,8 @@ class Report(TrainerCallback):  # type: ignore[misc]
         values = logs or {}
         if "eval_loss" in values:
             self._eval_loss = float(values["eval_loss"])
-            self._event("validated", stage=self._stage, step=state.global_step, eval_loss=self._eval_loss)
+            of_pairs = _of_pairs(values, "eval_")
+            self._event("validated", stage=self._stage, step=state.global_step, eval_loss=self._eval_loss, **of_pairs)
         if "loss" not in values:
             return
         self._loss = float(values["loss"])
@@ -78,14 +79,23 @@ class Report(TrainerCallback):  # type: ignore[misc]
             learning_rate=values.get("learning_rate"),
             tok_per_s=round(self._tok_per_s, 1),
             memory_bytes=memory_bytes(),
+            **_of_pairs(values),
         )
         validation = f", validation {self._eval_loss:.3f}" if self._eval_loss is not None else ""
+        if "rewards/margins" in values:
+            validation += f", margin {values['rewards/margins']:.3f}"
         self._progress.step(
             f"train {self._stage}",
             state.global_step,
             state.max_steps,
             f"loss {self._loss:.3f}{validation}, {self._tok_per_s:.0f} tok/s, {memory_bytes() / 2**30:.1f} GiB",
         )
+
+
+def _of_pairs(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """By how much winners are preferred, and how often, where pairs are trained on; nothing elsewhere."""
+    names = {"reward_margin": "rewards/margins", "reward_accuracy": "rewards/accuracies"}
+    return {name: float(values[prefix + key]) for name, key in names.items() if prefix + key in values}
 
 
 def memory_bytes() -> int:

@@ -35,8 +35,17 @@ def head_nll(hidden: torch.Tensor, labels: torch.Tensor, head: Table) -> torch.T
     Returns:
         The sum over N, float32, scalar. Its gradient flows into ``hidden`` alone.
     """
-    summed: torch.Tensor = _HeadNll.apply(hidden, labels, head)
-    return summed
+    return head_nlls(hidden, labels, head).sum()
+
+
+def head_nlls(hidden: torch.Tensor, labels: torch.Tensor, head: Table) -> torch.Tensor:
+    """The negative log-likelihood of each label, in place of their sum; see `head_nll`.
+
+    Returns:
+        Shape [N], float32. The gradient of each with respect to its own hidden state is kept, whatever weight it gets.
+    """
+    each: torch.Tensor = _HeadNll.apply(hidden, labels, head)
+    return each
 
 
 class _HeadNll(torch.autograd.Function):  # type: ignore[misc]
@@ -44,21 +53,21 @@ class _HeadNll(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Table) -> torch.Tensor:
         wants_gradient = hidden.requires_grad
         states = hidden.detach().to(head.dtype)
-        summed, gradient = _one_pass(states, labels, head, wants_gradient)
+        each, gradient = _one_pass(states, labels, head, wants_gradient)
         if gradient is not None:
             ctx.save_for_backward(gradient.to(hidden.dtype))
-        return summed
+        return each
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None
+        return gradient * upstream.to(gradient.dtype)[:, None], None, None
 
 
 def _one_pass(
     states: torch.Tensor, labels: torch.Tensor, head: Table, wants_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The sum, and its gradient with respect to ``states`` in float32 where it is wanted; shape [N, H]."""
+    """The values, shape [N], and their gradients by ``states`` in float32 where they are wanted; shape [N, H]."""
     n, width = states.shape
     largest = torch.full((n, 1), -torch.inf, device=states.device)
     total = torch.zeros((n, 1), device=states.device)
@@ -80,8 +89,8 @@ def _one_pass(
             weighted.mul_(shrink).add_(logits.to(states.dtype) @ rows)
             own_rows[inside] = rows[columns]
         del logits  # or this slice's would still be there while the next one's are made
-    summed = (largest + total.log() - of_label).sum()
+    each = (largest + total.log() - of_label)[:, 0]
     if weighted is None or own_rows is None:
-        return summed, None
+        return each, None
     weighted.div_(total)
-    return summed, weighted.addcmul_(torch.exp(of_label - largest) / total - 1.0, own_rows.float())
+    return each, weighted.addcmul_(torch.exp(of_label - largest) / total - 1.0, own_rows.float())

@@ -9,7 +9,7 @@ from torch import nn
 
 from lowvram_ft.training.engines.protocol import LoadPlan
 from lowvram_ft.training.processes.ddp import own_card
-from lowvram_ft.training.vocabulary.head_loss import head_nll
+from lowvram_ft.training.vocabulary.head_loss import head_nll, head_nlls
 from lowvram_ft.training.vocabulary.tables import DeviceTable, HostTable, Nf4Table, Table
 
 
@@ -49,6 +49,10 @@ class TableHead(_OverTable):
     def nll(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed negative log-likelihood; see `head_nll`."""
         return head_nll(hidden, labels, self.table)
+
+    def nlls(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The negative log-likelihood of each label; see `head_nlls`."""
+        return head_nlls(hidden, labels, self.table)
 
 
 def moves_vocabulary(plan: LoadPlan) -> bool:
