@@ -44,23 +44,10 @@ def cli(debug: bool) -> None:
     """Fine-tune a code model to write pytest tests on a small GPU, export it to GGUF, and prove the result."""
 
 
-for command in (
-    demo,
-    run,
-    doctor,
-    plan,
-    recipe,
-    data,
-    train,
-    export,
-    bench,
-    evaluate,
-    testgen,
-    improve,
-    serve,
-    report,
-    cloud,
-):
+_COMMANDS = (
+    demo, run, doctor, plan, recipe, data, train, export, bench, evaluate, testgen, improve, serve, report, cloud,
+)  # fmt: skip
+for command in _COMMANDS:
     cli.add_command(command)
 
 

