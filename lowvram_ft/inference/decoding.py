@@ -1,6 +1,7 @@
 """The decoding loop: several sequences at a time, continuous batching, drafts verified in the same batch.
 
-Sequences that have finished make room for the next prompt at once; answers to one prompt share its prefill. A batch is
+Sequences that have finished make room for the next answer at once; answers to one prompt share its prefill, those too
+that begin later, as long as the sequence of an earlier one is still there. A batch is
 one pass over the weights only if the sequences in it have consecutive numbers and equally many tokens each (llama.cpp,
 ``llama_batch_allocr::split_equal``): gaps are filled with a token that is thrown away, and all drafts of a step have
 one length, the one that is expected to give the most tokens a second.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +43,19 @@ class _Slot:
     n_batches: int = 0
 
 
+@dataclass
+class _Prefix:
+    """A prompt that was read.
+
+    Attributes:
+        seqs: sequences that begin with it, in use or just finished.
+        logits: after its last token, shape [vocabulary].
+    """
+
+    seqs: list[int]
+    logits: npt.NDArray[np.float32]
+
+
 class Decoder:
     """Answers rendered prompts with one model.
 
@@ -63,6 +77,9 @@ class Decoder:
         self._acceptance = acceptance
         exact = shapes is not None and shapes.drafts
         self._lanes = min(native.n_parallel, shapes.most) if exact and shapes is not None else native.n_parallel
+        self._prefixes: dict[int, _Prefix] = {}
+        self.n_read = 0
+        """Tokens of prompts that were computed."""
 
     def run(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int) -> list[list[Completion]]:
         """Answer prompts.
@@ -70,46 +87,72 @@ class Decoder:
         Args:
             prompts: token ids of each.
             sampling: how tokens are chosen.
-            n: answers a prompt; at most as many as there are sequences share a prefill.
+            n: answers a prompt.
         """
-        answers: list[list[Completion | None]] = [[None] * n for _ in prompts]
-        waiting = deque(requests(len(prompts), n, self._lanes))
+        found = dict(self.each(prompts, sampling, n))
+        return [found[place] for place in range(len(prompts))]
+
+    def each(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """The place of each prompt with its answers, as they are finished. Takes what `run` takes."""
+        answers: dict[int, dict[int, Completion]] = {place: {} for place in range(len(prompts))}
+        waiting = deque((place, sample) for place in range(len(prompts)) for sample in range(n))
         free = list(range(self._lanes))
         active: list[_Slot] = []
+        self._prefixes.clear()
         self._native.clear()
         while waiting or active:
-            while waiting and len(waiting[0][1]) <= len(free):
-                prompt, samples = waiting.popleft()
-                active += self._prefill(prompts[prompt], prompt, samples, free, sampling)
+            while waiting and free:
+                place, sample = waiting.popleft()
+                active.append(self._begin(prompts[place], place, sample, free, sampling))
             for slot in [slot for slot in active if self._ended(slot, sampling)]:
-                answers[slot.prompt][slot.sample] = self._complete(slot, len(prompts[slot.prompt]))
-                self._native.forget(slot.seq)
+                done = answers[slot.prompt]
+                done[slot.sample] = self._complete(slot, len(prompts[slot.prompt]))
                 active.remove(slot)
                 free = sorted([*free, slot.seq])  # the lowest are taken first: gaps cost
+                if len(done) == n:
+                    yield slot.prompt, [done[sample] for sample in range(n)]
+            if waiting and free:
+                continue  # what has just ended is still there to share its prompt
+            for seq in free:
+                self._drop(seq)
             if active:
                 self._step(active, sampling)
-        return [[answer for answer in row if answer is not None] for row in answers]
 
-    def _prefill(
-        self, ids: Sequence[int], prompt: int, samples: Sequence[int], free: list[int], sampling: Sampling
-    ) -> list[_Slot]:
-        """Read a prompt into one sequence, share it with the others, and choose the first token of each."""
+    def _begin(self, ids: Sequence[int], prompt: int, sample: int, free: list[int], sampling: Sampling) -> _Slot:
+        """Give an answer a sequence that begins with its prompt, and choose its first token."""
         began = time.perf_counter()
-        slots = []
-        for sample in samples:
-            rng = np.random.default_rng([sampling.seed, prompt, sample])
-            slot = _Slot(prompt, sample, free.pop(0), len(ids), rng, began, NgramIndex())
-            if self._lookup:
-                slot.text.extend(ids)
-            slots.append(slot)
-        first = slots[0].seq
-        logits = self._native.read(ids, first)
-        for slot in slots:
-            if slot.seq != first:
-                self._native.share(first, slot.seq)
-            self._append(slot, choose(logits, sampling, slot.rng))
-            slot.first_token_s = time.perf_counter() - began
-        return slots
+        prefix = self._prefixes.get(prompt)
+        if prefix is None:
+            seq = free.pop(0)
+            self._drop(seq)
+            prefix = self._prefixes[prompt] = _Prefix([seq], self._native.read(ids, seq).copy())
+            self.n_read += len(ids)
+        else:
+            seq = next((seq for seq in free if seq in prefix.seqs), free[0])
+            free.remove(seq)
+            if seq not in prefix.seqs:
+                self._drop(seq)
+                self._native.share(prefix.seqs[0], seq)
+                prefix.seqs.append(seq)
+            self._native.forget(seq, len(ids))
+        rng = np.random.default_rng(sampling.stream(prompt, sample))
+        slot = _Slot(prompt, sample, seq, len(ids), rng, began, NgramIndex())
+        if self._lookup:
+            slot.text.extend(ids)
+        self._append(slot, choose(prefix.logits, sampling, slot.rng))
+        slot.first_token_s = time.perf_counter() - began
+        return slot
+
+    def _drop(self, seq: int) -> None:
+        """Empty a sequence."""
+        self._native.forget(seq)
+        for prompt, prefix in list(self._prefixes.items()):
+            if seq in prefix.seqs:
+                prefix.seqs.remove(seq)
+                if not prefix.seqs:
+                    del self._prefixes[prompt]
 
     def _step(self, active: Sequence[_Slot], sampling: Sampling) -> None:
         """One batch: the last token of every sequence with its draft; then the tokens that the model chooses."""
@@ -137,7 +180,7 @@ class Decoder:
         """Draft for every sequence; return how many tokens of each go into the next batch."""
         for slot in active:
             slot.draft, slot.match = [], 0
-        if sampling.temperature > 0 or self._shapes is None:
+        if self._shapes is None:
             return 1
         room = self._shapes.most // n_seqs
         if self._lookup and room > 1:
@@ -241,11 +284,3 @@ def choose(logits: npt.NDArray[np.float32], sampling: Sampling, rng: np.random.G
     weights[weights < sampling.min_p] = 0.0  # the most likely token has weight 1
     total = np.cumsum(weights, dtype=np.float64)
     return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-
-
-def requests(n_prompts: int, n: int, n_parallel: int) -> list[tuple[int, list[int]]]:
-    """(prompt, its samples) in groups that fit into the parallel sequences together."""
-    step = min(n, n_parallel)
-    return [
-        (prompt, list(range(start, min(start + step, n)))) for prompt in range(n_prompts) for start in range(0, n, step)
-    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,8 @@ from lowvram_ft.errors import ModelError, PromptTooLong
 from lowvram_ft.inference.batch_shapes import BatchShapes, probe
 from lowvram_ft.inference.decoding import Decoder
 from lowvram_ft.inference.lookup import Acceptance, Memory
-from lowvram_ft.inference.native import Native
-from lowvram_ft.inference.protocol import Completion, Sampling
+from lowvram_ft.inference.native import MAX_PARALLEL, Native
+from lowvram_ft.inference.protocol import Answered, Completion, Sampling
 from lowvram_ft.inference.settings import EngineSettings, TunedCache
 
 PROBE_VERSION = 1
@@ -29,15 +30,17 @@ differ."""
 class LlamaCpp:
     """A GGUF, loaded by llama.cpp.
 
-    Greedy answers are the same alone, beside others and with drafts: which sizes of batches agree bit for bit is probed
-    at the first greedy answer, once a file and machine, and kept in the user's cache.
+    Answers are the same alone, beside others and with drafts: which sizes of batches agree bit for bit is probed at the
+    first greedy answer, or the first that is drawn beside others, once a file and machine, and kept in the user's
+    cache.
 
     Args:
         path: the file.
         n_ctx: context of each sequence, in tokens.
         n_parallel: sequences at a time; chosen so that their KV caches stay under 1 GiB by default.
         settings: how llama.cpp is to run; by default what was tuned for this file and machine, else all CPUs.
-        decoding: how greedy answers are computed.
+        decoding: how answers are computed; those that are drawn never with drafts.
+        most_parallel: most sequences at a time that are chosen.
 
     Raises:
         ModelError: the file is missing or no whole GGUF, or has no chat template.
@@ -53,16 +56,18 @@ class LlamaCpp:
         n_parallel: int | None = None,
         settings: EngineSettings | None = None,
         decoding: Decoding = "auto",
+        most_parallel: int = MAX_PARALLEL,
     ) -> None:
         self._cache = TunedCache(path) if path.is_file() else None
         self.settings = settings or self.tuned_settings(path) or EngineSettings()
-        self.native = Native(path, n_ctx, n_parallel, self.settings)
+        self.native = Native(path, n_ctx, n_parallel, self.settings, most_parallel)
         self.name = path.name
         self.n_ctx = n_ctx
         self.decoding = decoding
         self._memory = Memory()
         self._acceptance = Acceptance()
         self._shapes: BatchShapes | None = None
+        self.n_prompt_tokens_read = 0
         self.chat = self._chat_format(path)
 
     @staticmethod
@@ -97,19 +102,53 @@ class LlamaCpp:
         Args:
             prompts: token ids of each.
             sampling: how tokens are chosen.
-            n: answers a prompt; at most ``n_parallel`` share a prefill.
+            n: answers a prompt, which share its prefill.
         """
         for number, ids in enumerate(prompts):
-            if len(ids) + sampling.max_new_tokens > self.n_ctx:
-                raise PromptTooLong(
-                    f"prompt {number + 1}: has {len(ids)} tokens, and {sampling.max_new_tokens} more are to follow "
-                    f"(the context is {self.n_ctx}); shorten the code, or raise n_ctx"
-                )
-        greedy = sampling.temperature <= 0 and bool(prompts)
-        decoding = self.resolved() if greedy else "unpadded"
+            problem = self._too_long(number, ids, sampling)
+            if problem is not None:
+                raise problem
+        found = dict(self._decode(prompts, sampling, n))
+        return [found[place] for place in range(len(prompts))]
+
+    def generate_each(self, prompts: Sequence[str], sampling: Sampling, n: int, answered: Answered) -> None:
+        """Answer prompts one after the other; see `lowvram_ft.inference.protocol.AnswersEach`."""
+        rendered = [list(self.chat.render(prompt).input_ids) for prompt in prompts]
+        fitting = []
+        for place, ids in enumerate(rendered):
+            problem = self._too_long(place, ids, sampling)
+            if problem is None:
+                fitting.append(place)
+            else:
+                answered(place, problem)
+        own = replace(sampling, seeds=tuple(sampling.seeds[place] for place in fitting if sampling.seeds))
+        for number, answers in self._decode([rendered[place] for place in fitting], own, n):
+            answered(fitting[number], answers)
+
+    def _too_long(self, place: int, ids: Sequence[int], sampling: Sampling) -> PromptTooLong | None:
+        if len(ids) + sampling.max_new_tokens <= self.n_ctx:
+            return None
+        return PromptTooLong(
+            f"prompt {place + 1}: has {len(ids)} tokens, and {sampling.max_new_tokens} more are to follow "
+            f"(the context is {self.n_ctx}); shorten the code, or raise n_ctx"
+        )
+
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """The place of each prompt with its answers, as they are finished."""
+        if not prompts:
+            return
+        if sampling.temperature <= 0:
+            decoding = self.resolved()
+        else:  # a draft is right too seldom to pay; and what is alone is alone whatever else is asked
+            decoding = "unpadded" if self.n_parallel == 1 or self.decoding == "unpadded" else "plain"
         shapes = self.shapes() if decoding != "unpadded" else None
         decoder = Decoder(self.native, shapes, decoding == "lookup", self._memory, self._acceptance)
-        return decoder.run(prompts, sampling, n)
+        for answers in decoder.each(prompts, sampling, n):
+            self.n_prompt_tokens_read += decoder.n_read
+            decoder.n_read = 0
+            yield answers
 
     def resolved(self) -> Decoding:
         """What ``auto`` comes to for greedy answers with this file on this machine."""

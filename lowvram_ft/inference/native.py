@@ -39,6 +39,7 @@ class Native:
         n_ctx: context of each sequence, in tokens.
         n_parallel: sequences; chosen so that their KV caches stay under 1 GiB where it is None.
         settings: threads, layers on the GPU, type of the KV cache.
+        most_parallel: most sequences that are chosen.
 
     Raises:
         ModelError: the file is missing or no whole GGUF.
@@ -46,7 +47,14 @@ class Native:
         GenerationError: there is no memory for the context.
     """
 
-    def __init__(self, path: Path, n_ctx: int, n_parallel: int | None, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        path: Path,
+        n_ctx: int,
+        n_parallel: int | None,
+        settings: EngineSettings,
+        most_parallel: int = MAX_PARALLEL,
+    ) -> None:
         check_gguf(path)
         self.lib: Any = library()
         self.name = path.name
@@ -55,11 +63,11 @@ class Native:
         self._context: Any = None
         _quiet(self.lib)
         self.lib.llama_backend_init()
-        self.n_gpu_layers = gpu_layers(self.lib, path, settings, n_ctx, n_parallel)
+        self.n_gpu_layers = gpu_layers(self.lib, path, settings, n_ctx, n_parallel, most_parallel)
         self._model = self._load(path, settings)
         self.vocab = self.lib.llama_model_get_vocab(self._model)
         self.n_vocab = self.lib.llama_vocab_n_tokens(self.vocab)
-        self.n_parallel = n_parallel or self._affordable(settings)
+        self.n_parallel = n_parallel or self._affordable(settings, most_parallel)
         self._context = self._make_context(settings)
         if not self._context:
             self.close()
@@ -193,8 +201,8 @@ class Native:
         width = lib.llama_model_n_head_kv(model) * head
         return int(2 * lib.llama_model_n_layer(model) * width * KV_TYPES[settings.kv_type].bits / 8)
 
-    def _affordable(self, settings: EngineSettings) -> int:
-        return affordable(self._kv_bytes_per_token(settings) * self.n_ctx)
+    def _affordable(self, settings: EngineSettings, most: int) -> int:
+        return affordable(self._kv_bytes_per_token(settings) * self.n_ctx, most)
 
 
 def check_gguf(path: Path) -> None:
@@ -210,7 +218,9 @@ def check_gguf(path: Path) -> None:
             raise ModelError(f"{path}: is not a GGUF; give one, for example from: lowvram-ft export")
 
 
-def gpu_layers(lib: Any, path: Path, settings: EngineSettings, n_ctx: int, n_parallel: int | None) -> int:
+def gpu_layers(
+    lib: Any, path: Path, settings: EngineSettings, n_ctx: int, n_parallel: int | None, most_parallel: int
+) -> int:
     """Layers of a file that go on the GPU: what the settings say, else what fits into its free memory."""
     if not lib.llama_supports_gpu_offload():
         return 0
@@ -221,13 +231,13 @@ def gpu_layers(lib: Any, path: Path, settings: EngineSettings, n_ctx: int, n_par
         return 0
     parts = parts_of(path)
     bits = KV_TYPES[settings.kv_type].bits
-    n_seqs = n_parallel or affordable(parts.kv_bytes_per_token(bits) * len(parts.layer_bytes) * n_ctx)
+    n_seqs = n_parallel or affordable(parts.kv_bytes_per_token(bits) * len(parts.layer_bytes) * n_ctx, most_parallel)
     return layers_that_fit(gpus[0].free_bytes, parts, (n_ctx + SPARE_CELLS) * n_seqs, bits)
 
 
-def affordable(kv_bytes: int) -> int:
-    """Sequences whose KV caches of so many bytes fit into `KV_CACHE_BYTES`; at least 1, at most `MAX_PARALLEL`."""
-    return max(1, min(MAX_PARALLEL, KV_CACHE_BYTES // max(kv_bytes, 1)))
+def affordable(kv_bytes: int, most: int = MAX_PARALLEL) -> int:
+    """Sequences whose KV caches of so many bytes fit into `KV_CACHE_BYTES`; at least 1, at most ``most``."""
+    return max(1, min(most, KV_CACHE_BYTES // max(kv_bytes, 1)))
 
 
 def library() -> Any:

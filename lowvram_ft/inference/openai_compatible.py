@@ -7,12 +7,12 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from lowvram_ft.errors import ModelError
+from lowvram_ft.errors import ModelError, PromptTooLong
 from lowvram_ft.inference.chat_answer import Choice, Reply
 from lowvram_ft.inference.chat_client import ChatClient, TimedReply
 from lowvram_ft.inference.endpoint import api_key, parse_endpoint
 from lowvram_ft.inference.interruptible import all_or_none, run_interruptible
-from lowvram_ft.inference.protocol import Completion, Sampling
+from lowvram_ft.inference.protocol import Answered, Completion, Sampling
 from lowvram_ft.inference.retrying import Policy
 
 CONCURRENCY = 4
@@ -47,6 +47,7 @@ class OpenAICompatible:
         self._concurrency = concurrency
         self.model = self._chosen(model or endpoint.model)
         self.name = f"{self.model} at {endpoint.url}"
+        self.n_prompt_tokens_read: int | None = None
 
     @property
     def left_out(self) -> frozenset[str]:
@@ -65,12 +66,21 @@ class OpenAICompatible:
         """
         return run_interruptible(lambda: self._answer_all(prompts, sampling, n))
 
-    async def _answer_all(self, prompts: Sequence[str], sampling: Sampling, n: int) -> list[list[Completion]]:
+    def generate_each(self, prompts: Sequence[str], sampling: Sampling, n: int, answered: Answered) -> None:
+        """Answer prompts side by side; see `lowvram_ft.inference.protocol.AnswersEach`.
+
+        ``answered`` is called in a thread of its own, by one prompt at a time.
+        """
+        run_interruptible(lambda: self._answer_all(prompts, sampling, n, answered))
+
+    async def _answer_all(
+        self, prompts: Sequence[str], sampling: Sampling, n: int, answered: Answered | None = None
+    ) -> list[list[Completion]]:
         gate = asyncio.Semaphore(self._concurrency)
         async with self._client.connections() as http:
 
             async def ask(number: int, sample: int, n: int) -> list[Completion]:
-                body = self._body(prompts[number], sampling, request_seed(sampling.seed, number, sample), n)
+                body = self._body(prompts[number], sampling, request_seed(*sampling.stream(number, sample)), n)
                 return completions(await self._client.ask(http, gate, body))
 
             async def row(number: int) -> list[Completion]:
@@ -83,7 +93,17 @@ class OpenAICompatible:
                 more = await all_or_none(ask(number, sample, 1) for sample in range(len(found), n))
                 return [*found[:n], *(answers[0] for answers in more)]
 
-            return await all_or_none(row(number) for number in range(len(prompts)))
+            async def handed_over(number: int) -> list[Completion]:
+                if answered is None:
+                    return await row(number)
+                try:
+                    found: list[Completion] | PromptTooLong = await row(number)
+                except PromptTooLong as problem:
+                    found = problem
+                answered(number, found)
+                return []
+
+            return await all_or_none(handed_over(number) for number in range(len(prompts)))
 
     def _body(self, prompt: str, sampling: Sampling, seed: int, n: int) -> dict[str, Any]:
         body: dict[str, Any] = {

@@ -73,6 +73,7 @@ def open_model(
     *,
     n_ctx: int = N_CTX,
     n_parallel: int | None = None,
+    most_parallel: int | None = None,
     concurrency: int | None = None,
 ) -> Generator:
     """Open a model; close it after use.
@@ -81,6 +82,7 @@ def open_model(
         model: see `choose_model`.
         n_ctx: context in tokens; a server has its own.
         n_parallel: sequences at a time of a GGUF; by default as many as fit into 1 GiB of KV cache.
+        most_parallel: most sequences at a time that are chosen by default; 8 where it is None.
         concurrency: requests at a time to an address; 4 by default.
 
     Raises:
@@ -99,8 +101,10 @@ def open_model(
 
         return AdapterModel(Path(choice.text), n_ctx=n_ctx)
     from lowvram_ft.inference.llama import LlamaCpp
+    from lowvram_ft.inference.native import MAX_PARALLEL
 
-    return LlamaCpp(gguf_of(choice), n_ctx=n_ctx, n_parallel=n_parallel)
+    most = most_parallel or MAX_PARALLEL
+    return LlamaCpp(gguf_of(choice), n_ctx=n_ctx, n_parallel=n_parallel, most_parallel=most)
 
 
 def gguf_of(choice: ModelChoice) -> Path:

@@ -171,7 +171,7 @@ def _model_settings(path: Path, name: str, n_ctx: int, n_threads: int | None, se
     return ModelSettings.model_construct(
         model=str(path),
         model_alias=name,
-        n_gpu_layers=gpu_layers(library(), path, settings, n_ctx, 1),
+        n_gpu_layers=gpu_layers(library(), path, settings, n_ctx, 1, 1),
         n_ctx=n_ctx,
         n_batch=N_BATCH,
         n_ubatch=N_BATCH,

@@ -291,5 +291,5 @@ def _chooser(rows: Sequence[tuple[int, int]], sampling: Sampling) -> Any:
                 only[place, choose(logits[place], sampling, rng)] = 0.0
             return only
 
-    rngs = [np.random.default_rng([sampling.seed, prompt, sample]) for prompt, sample in rows]
+    rngs = [np.random.default_rng(sampling.stream(prompt, sample)) for prompt, sample in rows]
     return Chooser()

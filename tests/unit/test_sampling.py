@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowvram_ft.inference import Sampling
-from lowvram_ft.inference.decoding import choose, requests
+from lowvram_ft.inference.decoding import choose
 
 
 class Fixed:
@@ -82,11 +82,3 @@ def test_the_logits_are_left_as_they_are():
     array = np.array([0.1, 0.3, 0.2], dtype=np.float32)
     choose(array, Sampling(temperature=0.7), Fixed(0.5))
     assert array.tolist() == np.array([0.1, 0.3, 0.2], dtype=np.float32).tolist()
-
-
-@given(st.integers(1, 6), st.integers(1, 20), st.integers(1, 8))
-def test_every_sample_is_asked_for_once_in_groups_that_fit(n_prompts, n, n_parallel):
-    groups = requests(n_prompts, n, n_parallel)
-    assert all(1 <= len(samples) <= n_parallel for _, samples in groups)
-    asked = [(prompt, sample) for prompt, samples in groups for sample in samples]
-    assert asked == [(prompt, sample) for prompt in range(n_prompts) for sample in range(n)]
