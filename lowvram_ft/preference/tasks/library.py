@@ -83,10 +83,15 @@ class Package:
 
 def standard_library() -> Package:
     """The interpreter's own, without what is private, and without its tests."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
+    folder = library_folder()
     files = [(path, path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*.py"))]
     public = [each for each in files if _top(each[1]) in sys.stdlib_module_names and _is_wanted(each[1])]
     return Package("", sys.version.split()[0], "PSF-2.0", tuple(public))
+
+
+def library_folder() -> Path:
+    """Where the interpreter's own modules lie."""
+    return Path(sysconfig.get_paths()["stdlib"])
 
 
 def installed(wanted: str) -> list[Package]:

@@ -76,10 +76,13 @@ def _examined(node: ast.FunctionDef, code: str) -> tuple[str | None, Cut | None]
     if problem is not None:
         return problem, None
     try:
-        keeps_state = any(statement.changes for statement in read_statements(tree.body, split_lines(code)))
+        statements = read_statements(tree.body, split_lines(code))
     except UNREADABLE:
         return "is nested too deeply", None
-    if keeps_state:
+    values = frozenset(
+        name for one in statements for name in one.binds if isinstance(one.nodes[0], ast.Assign | ast.AnnAssign)
+    )
+    if any(one.changes & values for one in statements):
         return "keeps state in a global variable", None
     beyond = beyond_the_standard_library(tree)
     return None, Cut(node.name, node.lineno, code.strip() + "\n", beyond is None, beyond or "")
