@@ -1,7 +1,7 @@
-"""Which of two test files is the better one, which may be a winner and which a loser, and which pairs of a task to take.
+"""Which of two test files is the better one, which may win and which may lose, and which pairs of a task to take.
 
-*Winner*: every test passes, steadily; the passing tests kill at least ``winning_score`` of the mutants (where the code has
-none, passing is enough); nothing in it is a trick (`Judged.may_win`).
+*Winner*: every test passes, steadily; the passing tests kill at least ``winning_score`` of the mutants (where the code
+has none, passing is enough); nothing in it is a trick (`Judged.may_win`).
 
 *Loser*: a test fails, or it holds none; or all pass and they kill at most ``losing_score`` of the mutants. A file that
 passes and is a trick, or is flaky, is neither: what is wrong with it does not show in its text for sure.
@@ -9,9 +9,9 @@ passes and is a trick, or is flaky, is neither: what is wrong with it does not s
 *Pair*: the winner is better by ``order``, and not by its length alone; where both pass, by a mutation score that is
 ``min_margin`` higher at least. Their normal forms differ.
 
-*Quota*: of ``s``, the share of the answers to a task that win as they are, ``ceil(max_pairs_per_task * (1 - s))``. A task
-that is hardly ever solved gives all its pairs, one that nearly always is gives one. A task without a winner, or without a
-loser, gives none.
+*Quota*: of ``s``, the share of the answers to a task that win as they are, ``ceil(max_pairs_per_task * (1 - s))``. A
+task that is hardly ever solved gives all its pairs, one that nearly always is gives one. A task without a winner, or
+without a loser, gives none.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _exchange(
     most = section.max_length_bias
     sums = _sums(pairs, length)
     while side := _side(sums, most):
-        gains = []
+        gains: list[tuple[float, int, dict[int, Chosen]]] = []
         for move in moves(pairs, pools, section):
             old = sum(_term(pairs[place], side, most, length) for place in move)
             new = sum(_term(pair, side, most, length) for pair in move.values())

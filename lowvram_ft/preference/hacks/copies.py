@@ -1,8 +1,9 @@
 """A copy of the implementation in a test: it tells every fault from the code, and knows nothing of what is right.
 
-Copied is what stands in both with all names alike: statements and expressions of at least `LEAST` nodes. A function of
-which `SHARE` stands in a test is copied there, as a function, as a lambda, or in the middle of a test, whatever its
-names. Data alone, such as a table of what is expected, is no copy.
+Copied is what stands in both with all names, texts and numbers alike, and with ``else`` behind ``return`` left out:
+statements and expressions of at least `LEAST` nodes. A function of which `SHARE` stands in a test is copied there, as a
+function, as a lambda, or in the middle of a test, whatever its names. Data alone, such as a table of what is expected,
+is no copy.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _blank(tree: ast.AST) -> ast.AST:
-    """A copy in which all names are one, and hints are gone."""
+    """A copy in which all names are one, and all numbers, without hints and the ``else`` behind ``return``."""
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -87,4 +88,21 @@ def _blank(tree: ast.AST) -> ast.AST:
             node.body = _without_docstring(node.body) or [ast.Pass()]
         elif isinstance(node, ast.ExceptHandler):
             node.name = None
+        elif isinstance(node, ast.Constant) and not isinstance(node.value, bool):
+            node.value, node.kind = type(node.value).__name__, None
+        for field in ("body", "orelse", "finalbody"):
+            if isinstance(block := getattr(node, field, None), list):
+                setattr(node, field, list(_flat(block)))
     return tree
+
+
+def _flat(block: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """A block without the ``else`` of what leaves it otherwise."""
+    for node in block:
+        yield node
+        leaves = isinstance(node, ast.If) and isinstance(
+            node.body[-1], ast.Return | ast.Raise | ast.Break | ast.Continue
+        )
+        if isinstance(node, ast.If) and leaves:
+            rest, node.orelse = node.orelse, []
+            yield from _flat(rest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lowvram_ft.data.row import SOLUTION
 from lowvram_ft.data.syntax import parse
@@ -70,16 +70,20 @@ def _places(view: View) -> Iterator[tuple[ast.AST, str]]:
 
 
 def _copies(view: View) -> Iterator[tuple[ast.AST, str]]:
-    for node in [*view.tests.values()]:
+    for node in view.tests.values():
         if copied_functions(node, view.code_tree):
             yield node, COPY
-    inside = {id(part) for node in view.tests.values() for part in ast.walk(node)}
-    others = [node for node in ast.walk(view.tree) if isinstance(node, ast.stmt) and id(node) not in inside]
-    top = [
-        node for node in others if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Assign | ast.AnnAssign)
-    ]
-    if copied_functions(ast.Module([*top], []), view.code_tree):
+    if copied_functions(ast.Module([*_beside_tests(view.tree.body, view)], []), view.code_tree):
         yield view.tree, COPY
+
+
+def _beside_tests(body: Sequence[ast.stmt], view: View) -> Iterator[ast.stmt]:
+    """Functions and values of a file that are no tests, those of classes among them."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from _beside_tests(node.body, view)
+        elif view.owner(node) is None:
+            yield node
 
 
 def _texts_that_run(view: View) -> Iterator[tuple[ast.AST, str]]:
