@@ -48,7 +48,7 @@ class Attempt:
         id: its name in the ledger.
         number: of the generation that it would be.
         parent: of the generation that it continues, and is held against.
-        signature: changes with what a model that comes of it depends on.
+        signature: changes with what is learnt, and how; not with the model that learns, nor with the seed.
         seed: of its training.
         settings: what the user said.
         material: what it learns from, and is judged by.
@@ -76,16 +76,16 @@ def held_out_digests(material: Material, settings: Settings) -> list[str]:
     return sorted(groups | {code_digest(f"suite {suite}") for suite in settings.suites})
 
 
-def signature_of(material: Material, settings: Settings, parent: int) -> str:
-    """See `Attempt.signature`; without the seed."""
-    facts = [material.digest, settings.method, list(settings.overrides), parent]
+def signature_of(material: Material, settings: Settings) -> str:
+    """See `Attempt.signature`."""
+    facts = [material.digest, settings.method, list(settings.overrides)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def begin(home: Home, material: Material, settings: Settings, parent: int) -> Attempt:
     """Freeze an attempt, whole or not at all."""
     ledger = Ledger(home.ledger)
-    signature = signature_of(material, settings, parent)
+    signature = signature_of(material, settings)
     tried = sum(line["event"] == "ended" and line.get("signature") == signature for line in ledger.lines())
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     number = next_number(home)

@@ -75,6 +75,16 @@ def in_use(home: Home) -> Generation | None:
     return None if found is None else generation(home, found.generation)
 
 
+def lineage(home: Home, found: Generation) -> set[int]:
+    """Numbers of a generation and of all that it comes from, as far as these are still there."""
+    numbers = {found.number}
+    there = {one.number: one for one in generations(home)}
+    while (parent := found.facts["parent"]) in there:
+        found = there[parent]
+        numbers.add(found.number)
+    return numbers
+
+
 def place(home: Home, number: int, adapter: Path, gguf: Path, facts: Mapping[str, Any]) -> Generation:
     """Make a generation of copies of its files, whole or not at all; one that is there stays as it is.
 

@@ -113,8 +113,8 @@ def abandon(home: Home, reason: str) -> None:
     if attempt is not None:
         found = read_in_use(home.root)
         adopted = found is not None and attempt.number in found.adopted
-        facts = {"adopted": adopted, "generation": attempt.number, "signature": attempt.signature}
-        Ledger(home.ledger).end(attempt.id, {**facts, "reason": reason})
+        facts = {"signature": attempt.signature, "generation": attempt.number, "parent": attempt.parent}
+        Ledger(home.ledger).end(attempt.id, {**facts, "adopted": adopted, "reason": reason})
     clear(home)
 
 
@@ -162,7 +162,7 @@ def _refusal(home: Home, settings: Settings, material: Material, parent: Generat
     k = ledger.count("", held_out_digests(material, settings))
     least = least_tasks(k)
     there = len(tasks_of(material.held_out, settings.suites, settings.max_tasks))
-    signature = signature_of(material, settings, parent.number)
+    signature = signature_of(material, settings)
     if len(material.answers) + len(material.traces) < LEAST_ROWS:
         return (
             f"{len(material.answers)} answers and {len(material.traces)} mended failures are too few to learn from; "
@@ -173,8 +173,10 @@ def _refusal(home: Home, settings: Settings, material: Material, parent: Generat
             f"{there} held-out tasks cannot show that a model is better ({least} are needed for attempt {k}); use "
             "testgen on more modules, or add --suite samples"
         )
+    learnt_by = registry.lineage(home, parent)
     done = (line for line in ledger.lines() if line["event"] == "ended" and line.get("signature") == signature)
-    if not settings.again and next(done, None) is not None:
+    known = any(line["parent"] == parent.number or line["generation"] in learnt_by for line in done)
+    if known and not settings.again:
         return "nothing is new since the last attempt; use testgen more, or try another seed with --again"
     return None
 
