@@ -19,7 +19,8 @@ from lowvram_ft.improve.decide import METRIC
 from lowvram_ft.improve.material import HeldOut, Material
 from lowvram_ft.improve.pairing import pair
 from lowvram_ft.inference.opening import open_model
-from lowvram_ft.pipeline import Job
+from lowvram_ft.pipeline import Job, train
+from lowvram_ft.pipeline.exporting import export
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import DataSection, Recipe, Resolved
 from lowvram_ft.run_dir import read_jsonl
@@ -93,8 +94,8 @@ def _train(resolved: Resolved, folder: Path, progress: Progress) -> Trained:
     job = Job(resolved, folder, progress, "lowvram-ft improve")
     with job.at_work():
         job.plan()
-        adapter = job.train()
-        exported = job.export(adapter)
+        adapter = train(job)
+        exported = export(job, adapter)
     return Trained(adapter, Path(exported["gguf"]))
 
 
