@@ -84,6 +84,7 @@ def where(name):
         place += name
     return place
 '''
+ALONE = HELPED.partition("def combined")[0].replace("from pkg import other\n", "")
 OTHER = "def fits(word, n):\n    if n < 0:\n        raise ValueError(n)\n    short = len(word) < n\n    return short\n"
 EVALUATION_CODE = '''def scores_of(rows, bonus):
     """Total of each row, those below zero left out."""
@@ -195,8 +196,7 @@ def small_library(tmp_path, monkeypatch, own_cache):
     """A standard library of a few files."""
     folder = tmp_path / "lib"
     repository(
-        folder, textwrap=HELPED.partition("def combined")[0].replace("from pkg import other\n", ""), string=FUNCTION,
-        _private=FUNCTION,
+        folder, textwrap=ALONE, string=FUNCTION, _private=FUNCTION,
         test_in_test_string=FUNCTION, json_in_package=FUNCTION, nobody=FUNCTION,
     )  # fmt: skip
     monkeypatch.setattr(library, "library_folder", lambda: folder)
@@ -460,8 +460,9 @@ def test_where_no_task_is_left_it_is_said_why(tmp_path):
 
 
 def test_a_supply_comes_back_as_it_was_and_an_edited_one_is_noticed(tmp_path):
-    tree = repository(tmp_path, pkg_in_package="", pkg_in_words=HELPED, pkg_in_other=OTHER)
-    supply = collected(tree, held_out_tasks=1)
+    supply = collected(
+        repository(tmp_path, pkg_in_package="", pkg_in_words=HELPED, pkg_in_other=OTHER), held_out_tasks=1
+    )
     path = tmp_path / "tasks.json"
     write_supply(path, supply)
     assert read_supply(path) == supply
