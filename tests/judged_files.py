@@ -17,7 +17,7 @@ def task(name: str = "t", **fields) -> PreferenceTask:
 
 def winner(test: str, name: str = "t", **fields) -> Judged:
     """A file of which every test passes and kills."""
-    key = hashlib.sha256(f"{name}/{test}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"{name}/{test}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
     one = Judged(
         key=key,
         task=name,
