@@ -119,10 +119,13 @@ NEW = {
 }  # fmt: skip
 """New ones, beside those that an evaluation refuses."""
 
+_ENDLESS = {"infinite test", "infinite import", "huge parametrize"}
+"""No tricks, and slow."""
+
 TRICKS = {
     **{f"junk: {name}": text for name, (text, _) in JUNK.items()},
     **{f"weak: {name}": text for name, (text, _) in WEAK.items()},
-    **{f"worthless: {name}": text for name, (text, _) in WORTHLESS.items()},
+    **{f"worthless: {name}": text for name, (text, _) in WORTHLESS.items() if name not in _ENDLESS},
     "compares bytecode": HASHES_BYTECODE.format(digest=_digest()),
     **NEW,
 }

@@ -246,7 +246,8 @@ def _is_flaky(key: str, again: Mapping[tuple[str, int], str]) -> bool:
 def _with_again(one: Judged, again: Mapping[tuple[str, int], str], text: Text) -> Judged:
     said = [again[one.text, number] for number in range(len(VARIATIONS)) if (one.text, number) in again]
     flaky = next(filter(None, said), "") if said else None
-    return dataclasses.replace(one, key=text.key, flaky=flaky, made_of=text.made_of)
+    # tasks of the same code share what was judged
+    return dataclasses.replace(one, key=text.key, task=text.task.id, flaky=flaky, made_of=text.made_of)
 
 
 def _read(log: Path) -> tuple[dict[str, Judged], dict[tuple[str, int], str]]:
