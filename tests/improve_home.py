@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.data.duplicates.inside import Inside
 from lowvram_ft.data.row import build_prompt
 from lowvram_ft.data.split import group_hash
 from lowvram_ft.evaluation.suites.task import Task
@@ -17,7 +18,7 @@ from lowvram_ft.improve.craft import Craft, Trained
 from lowvram_ft.improve.home import Home
 from lowvram_ft.improve.material import Material
 from lowvram_ft.progress import Progress
-from lowvram_ft.recipe import Recipe, Resolved
+from lowvram_ft.recipe import PreferenceSection, Recipe, Resolved
 from lowvram_ft.run_dir import append_jsonl, write_json
 from lowvram_ft.testgen.attempts.answers import LoggedAnswer
 
@@ -143,9 +144,17 @@ class Steps:
 
     def craft(self) -> Craft:
         """The steps themselves."""
-        return Craft(lambda _: [], lambda codes: [True] * len(codes), self._pair, self._train, self._solve)
+        return Craft(lambda _: Inside([]), lambda codes: [True] * len(codes), self._pair, self._train, self._solve)
 
-    def _pair(self, material: Material, folder: Path, judged: Path, progress: Progress) -> dict[str, Any]:
+    def _pair(
+        self,
+        material: Material,
+        section: PreferenceSection,
+        method: str,
+        folder: Path,
+        judged: Path,
+        progress: Progress,
+    ) -> dict[str, Any]:
         self.materials.append(material)
         facts = folder / "pairs.json"
         if not facts.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -62,7 +62,7 @@ def improve(
     forget: str | None,
     everything: bool,
     rollback: bool,
-    method: str,
+    method: Literal["dpo", "rft"],
     suites: tuple[str, ...],
     max_tasks: int | None,
     overrides: tuple[str, ...],

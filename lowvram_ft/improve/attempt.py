@@ -18,6 +18,7 @@ from lowvram_ft.improve.material import HeldOut, Material
 from lowvram_ft.improve.memory import code_digest
 from lowvram_ft.inference.in_use import read_in_use
 from lowvram_ft.preference.records import Answer, PreferenceTask
+from lowvram_ft.recipe.sections import Method
 from lowvram_ft.run_dir import read_json, write_json
 
 
@@ -33,7 +34,7 @@ class Settings:
         again: try even where nothing is new.
     """
 
-    method: str = "dpo"
+    method: Method = "dpo"
     overrides: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
     max_tasks: int | None = None
@@ -127,6 +128,11 @@ def next_number(home: Home) -> int:
     numbers |= set(found.adopted) if found is not None else set()
     numbers |= {int(line["generation"]) for line in Ledger(home.ledger).lines() if line.get("generation") is not None}
     return max(numbers, default=-1) + 1
+
+
+def pairs_folder(home: Home) -> Path:
+    """Where the pair set of the attempt under way lies."""
+    return home.work / "pairs"
 
 
 def run_folder(home: Home) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf_export
-from lowvram_ft.data.evaluation_code import evaluation_tasks
+from lowvram_ft.data.duplicates.inside import Inside
+from lowvram_ft.data.evaluation_code import evaluation_inside
 from lowvram_ft.data.row import SOLUTION, build_prompt
 from lowvram_ft.evaluation.evaluate import evaluate
 from lowvram_ft.evaluation.metrics import task_values
@@ -22,7 +23,8 @@ from lowvram_ft.inference.opening import open_model
 from lowvram_ft.pipeline import Job, train
 from lowvram_ft.pipeline.exporting import export
 from lowvram_ft.progress import Progress
-from lowvram_ft.recipe import DataSection, Recipe, Resolved
+from lowvram_ft.recipe import PreferenceSection, Recipe, Resolved
+from lowvram_ft.recipe.sections import Method
 from lowvram_ft.run_dir import read_jsonl
 
 OWN = "own"
@@ -48,25 +50,25 @@ class Craft:
     """The steps of an attempt that take long. Each takes up where it was killed.
 
     Attributes:
-        forbidden: suites to the name and the code of every task that is never learnt from.
+        forbidden: suites to what finds the code of their tasks, and of the kit's own, which is never learnt from.
         runnable: code to whether it can be imported by itself.
-        pair: material, folder for the pairs, file of what is judged so far, progress to counts (``pairs``,
-            ``winners``).
+        pair: material, how winners are chosen, method, folder for the pairs, file of what is judged so far, progress to
+            counts (``pairs``, ``winners``).
         train: recipe, run directory, progress to the model.
         solves: GGUF, tasks, how (``eval`` and ``export`` count), file of samples, progress to whether the model solves
             each task.
     """
 
-    forbidden: Callable[[Sequence[str]], list[tuple[str, str]]]
+    forbidden: Callable[[Sequence[str]], Inside]
     runnable: Callable[[Sequence[str]], list[bool]]
-    pair: Callable[[Material, Path, Path, Progress], dict[str, Any]]
+    pair: Callable[[Material, PreferenceSection, Method, Path, Path, Progress], dict[str, Any]]
     train: Callable[[Resolved, Path, Progress], Trained]
     solves: Callable[[Path, Sequence[Task], Recipe, Path, Progress], dict[str, bool]]
 
 
 def own_craft() -> Craft:
     """The kit's own."""
-    return Craft(_forbidden, _runnable, pair, _train, _solves)
+    return Craft(evaluation_inside, _runnable, pair, _train, _solves)
 
 
 def tasks_of(held_out: Sequence[HeldOut], suites: Sequence[str], max_tasks: int | None) -> list[Task]:
@@ -79,10 +81,6 @@ def tasks_of(held_out: Sequence[HeldOut], suites: Sequence[str], max_tasks: int 
     """
     own = [Task(OWN, task.id, task.code, SOLUTION, build_prompt(task.code)) for task in held_out]
     return [*own, *(task for suite in suites for task in load_suite(suite, max_tasks))]
-
-
-def _forbidden(suites: Sequence[str]) -> list[tuple[str, str]]:
-    return evaluation_tasks(DataSection(), suites)[0]
 
 
 def _runnable(codes: Sequence[str]) -> list[bool]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
-from lowvram_ft.data.duplicates import Contamination, DuplicateIndex, Fingerprint, fingerprint
+from lowvram_ft.data.duplicates import DuplicateIndex, fingerprint
+from lowvram_ft.data.duplicates.inside import Inside
 from lowvram_ft.data.row import SOLUTION, build_prompt
+from lowvram_ft.data.syntax import parse
 from lowvram_ft.improve.memory import Memory, code_digest, group_of, is_held_out, repository_of
 from lowvram_ft.preference.records import Answer, PreferenceTask
 from lowvram_ft.testgen.attempts.answers import answer_key
@@ -88,36 +90,34 @@ class Material:
         }
 
 
-def choose(memory: Memory, evaluation: Iterable[tuple[str, str]], trained: Collection[str]) -> Material:
+def choose(memory: Memory, forbidden: Inside, trained: Collection[str]) -> Material:
     """Choose from the logs.
 
     Args:
         memory: the logs.
-        evaluation: name and code of each task that models are evaluated on.
+        forbidden: finds the code of tasks that models are evaluated on.
         trained: digests of the code that the model in use was trained on before.
     """
     left_out: Counter[str] = Counter()
     records = [*memory.answers, *memory.traces]
     before = [str(one["code"]) for one in records if code_digest(str(one["code"])) in trained]
     held_out = _held_out(memory, before, left_out)
-    forbidden = Contamination([*evaluation])
-    apart = Contamination([(task.id, task.code) for task in held_out])
+    apart = Inside([(task.id, task.code) for task in held_out])
+
+    @cache
+    def problem(code: str) -> str | None:
+        if parse(code) is None:
+            return "no Python"
+        if forbidden.found(code) is not None:
+            return EVALUATION
+        return HELD_OUT if apart.found(code) is not None else None
 
     def usable(record: Record) -> bool:
         if is_held_out(group_of(record)):
             return False
-        found = _fingerprint(str(record["code"]))
-        reason = (
-            "no code"
-            if found is None
-            else EVALUATION
-            if forbidden.found(found)
-            else HELD_OUT
-            if apart.found(found)
-            else CONTRADICTION
-            if record.get("disputes") or record.get("fate") == "contradicts"
-            else None
-        )
+        reason = problem(str(record["code"]))
+        if reason is None and (record.get("disputes") or record.get("fate") == "contradicts"):
+            reason = CONTRADICTION
         if reason is not None:
             left_out[reason] += 1
         return reason is None
@@ -180,22 +180,17 @@ def _held_out(memory: Memory, trained: Sequence[str], left_out: Counter[str]) ->
         if is_held_out(group_of(one)) and one["prompt"] == build_prompt(one["code"]):
             codes.setdefault(one["code"], one)
     parts = {group_of(one) for one in codes.values() if one.get("unit")}
-    before = Contamination([("", code) for code in trained])
+    before = Inside([("trained", code) for code in trained])
     index = DuplicateIndex()
-    found = []
+    found: list[HeldOut] = []
     for code, one in codes.items():
         if not one.get("unit") and group_of(one) in parts:
             continue
-        print_ = _fingerprint(code)
+        print_ = fingerprint(code)
         if print_ is None or index.add(print_) is not None:
             continue
-        if before.found(print_) is not None:
+        if before.found(code) is not None:
             left_out[TRAINED] += 1
-        else:
+        elif len(found) < MAX_HELD_OUT:
             found.append(HeldOut(_name(one), group_of(one), code))
-    return tuple(found[:MAX_HELD_OUT])
-
-
-@lru_cache(maxsize=4096)
-def _fingerprint(code: str) -> Fingerprint | None:
-    return fingerprint(code)
+    return tuple(found)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lowvram_ft.recipe import Recipe, Resolved, load
+from lowvram_ft.recipe.sections import Method
 from lowvram_ft.run_dir import write_text
 
 TRACES_STAGE = "traces"
@@ -30,7 +31,7 @@ def write_recipe(
     *,
     traces: Path | None,
     pairs: Path | None,
-    method: str,
+    method: Method,
     suites: Sequence[str],
     seed: int,
 ) -> None:
@@ -41,7 +42,7 @@ def write_recipe(
         base: sections of the model in use.
         adapter: its PEFT folder, which training continues.
         traces: rows of stage C; None for none.
-        pairs: pairs for ``dpo``, winners for ``rft``; None for none.
+        pairs: folder of the pair set; None for none.
         method: ``dpo`` or ``rft``.
         suites: that no row may come from.
         seed: of the training.
@@ -54,14 +55,19 @@ def write_recipe(
     for name, values in sections.items():
         lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
     if traces is not None:
-        keys = {
+        keys: dict[str, Any] = {
             "data.source": "failure_traces",
             "data.path": str(traces),
             "train.learning_rate": LEARNING_RATES["sft"],
         }
         lines += _stage(TRACES_STAGE, keys)
     if pairs is not None:
-        lines += _stage(ANSWERS_STAGE, {**_answers(pairs, method), "train.learning_rate": LEARNING_RATES[method]})
+        keys = {
+            "train.method": method,
+            "preference.pairs": str(pairs),
+            "train.learning_rate": LEARNING_RATES[method],
+        }
+        lines += _stage(ANSWERS_STAGE, keys)
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -78,12 +84,6 @@ def sections_of(recipe: Recipe) -> dict[str, Any]:
     """What the next generation takes over."""
     found: dict[str, Any] = recipe.model_dump(mode="json")
     return {name: found[name] for name in _KEPT}
-
-
-def _answers(pairs: Path, method: str) -> dict[str, Any]:
-    if method == "rft":
-        return {"data.source": "repository", "data.path": str(pairs), "data.duplicates": "group"}
-    return {"train.method": method, "preference.pairs": str(pairs)}
 
 
 def _stage(name: str, keys: Mapping[str, Any]) -> list[str]:

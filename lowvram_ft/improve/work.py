@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.data.pairs import PAIRS, WINNERS
 from lowvram_ft.errors import DataError, UsageError
 from lowvram_ft.evaluation.suites.task import Task
 from lowvram_ft.improve import registry
@@ -20,6 +19,7 @@ from lowvram_ft.improve.attempt import (
     clear,
     current,
     held_out_digests,
+    pairs_folder,
     run_folder,
     signature_of,
 )
@@ -33,7 +33,8 @@ from lowvram_ft.improve.recipe import read_recipe, write_recipe
 from lowvram_ft.improve.registry import Generation
 from lowvram_ft.inference.in_use import read_in_use
 from lowvram_ft.progress import Progress
-from lowvram_ft.run_dir import read_json, read_jsonl, write_json, write_text
+from lowvram_ft.recipe import Resolved
+from lowvram_ft.run_dir import read_json, write_json, write_text
 
 RECIPE = "improve.toml"
 LEAST_ROWS = 4
@@ -184,11 +185,16 @@ def _refusal(home: Home, settings: Settings, material: Material, parent: Generat
 def _carry_out(home: Home, attempt: Attempt, craft: Craft, progress: Progress) -> dict[str, Any]:
     ledger = Ledger(home.ledger)
     parent = registry.generation(home, attempt.parent)
-    pairs = craft.pair(attempt.material, home.work / "pairs", home.judged, progress)
-    learnt = pairs["winners" if attempt.settings.method == "rft" else "pairs"]
+    method = attempt.settings.method
+    section = _recipe(home, attempt, parent, learns=True).final.preference
+    pairs = craft.pair(attempt.material, section, method, pairs_folder(home), home.judged, progress)
+    learnt = pairs["winners" if method == "rft" else "pairs"]
     facts = {"signature": attempt.signature, "generation": attempt.number, "parent": attempt.parent, **pairs}
     if learnt + len(attempt.material.traces) < LEAST_ROWS:
-        reason = f"{learnt} of the answers teach something, and {len(attempt.material.traces)} failures were mended"
+        reason = (
+            f"{learnt} {'winners' if method == 'rft' else 'pairs'} and {len(attempt.material.traces)} mended failures "
+            f"teach something{': ' + pairs['reason'] if pairs.get('reason') else ''}"
+        )
         ledger.end(attempt.id, {**facts, "adopted": False, "reason": reason})
         clear(home)
         return {"status": "nothing to do", "reason": f"{reason}: too few; use testgen more", **facts}
@@ -211,25 +217,9 @@ def _train(home: Home, attempt: Attempt, parent: Generation, learnt: int, craft:
     if done.is_file():
         found = read_json(done)
         return Trained(Path(found["adapter"]), Path(found["gguf"]))
-    traces = home.work / "traces.jsonl"
-    write_text(traces, "".join(json.dumps(trace) + "\n" for trace in attempt.material.traces))
-    pairs = home.work / "pairs" / PAIRS
-    if attempt.settings.method == "rft":
-        pairs = home.work / "winners.jsonl"
-        write_text(pairs, "".join(json.dumps(row) + "\n" for row in _rows(home.work / "pairs" / WINNERS)))
-    path = home.work / RECIPE
-    write_recipe(
-        path,
-        parent.facts["recipe"],
-        parent.adapter,
-        traces=traces if attempt.material.traces else None,
-        pairs=pairs if learnt else None,
-        method=attempt.settings.method,
-        suites=attempt.settings.suites,
-        seed=attempt.seed,
-    )
+    resolved = _recipe(home, attempt, parent, learns=learnt > 0)
     try:
-        trained = craft.train(read_recipe(path, attempt.settings.overrides), run_folder(home), progress)
+        trained = craft.train(resolved, run_folder(home), progress)
     except DataError as error:  # it would be the same next time
         abandon(home, "no row could be trained on")
         raise error
@@ -237,19 +227,21 @@ def _train(home: Home, attempt: Attempt, parent: Generation, learnt: int, craft:
     return trained
 
 
-def _rows(winners: Path) -> list[dict[str, str]]:
-    """Winners as rows of a repository."""
-    return [
-        {
-            "id": one["id"],
-            "repo": one["group"],
-            "code_file": "solution.py",
-            "module": one["module"],
-            "code_src": one["code"],
-            "test_src": one["completion"],
-        }
-        for one in read_jsonl(winners)
-    ]
+def _recipe(home: Home, attempt: Attempt, parent: Generation, *, learns: bool) -> Resolved:
+    """The recipe of an attempt, written with its rows of stage C; ``learns``: from answers as well."""
+    traces, path = home.work / "traces.jsonl", home.work / RECIPE
+    write_text(traces, "".join(json.dumps(trace) + "\n" for trace in attempt.material.traces))
+    write_recipe(
+        path,
+        parent.facts["recipe"],
+        parent.adapter,
+        traces=traces if attempt.material.traces else None,
+        pairs=pairs_folder(home) if learns else None,
+        method=attempt.settings.method,
+        suites=attempt.settings.suites,
+        seed=attempt.seed,
+    )
+    return read_recipe(path, attempt.settings.overrides)
 
 
 def _judge(

@@ -72,7 +72,7 @@ def test_the_stages_are_traces_and_answers_from_the_adapter_in_use(tmp_path):
     (resolved,) = steps.recipes
     traces, answers = (stage.recipe for stage in resolved.stages)
     assert (traces.train.method, traces.data.source, traces.train.max_steps) == ("sft", "failure_traces", 2)
-    assert (answers.train.method, answers.preference.pairs) == ("dpo", str(home.work / "pairs" / "pairs.jsonl"))
+    assert (answers.train.method, answers.preference.pairs) == ("dpo", str(home.work / "pairs"))
     assert traces.model.adapter == str(home.models / "0" / "adapter")
 
 
