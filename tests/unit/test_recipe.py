@@ -369,8 +369,8 @@ GOLDEN = {
     "endless": ("[train]\nlearning_rate = inf\n", "train.learning_rate: input should be a finite number (got inf)"),
     "unknown word": (
         '[data]\nsource = "kodcod"\n',
-        "data.source: input should be 'samples', 'kodcode', 'testgeneval', 'coderm', 'failure_traces', 'repository' or 'winners' "
-        "(got 'kodcod')",
+        "data.source: input should be 'samples', 'kodcode', 'testgeneval', 'coderm', 'failure_traces', 'repository' or "
+        "'winners' (got 'kodcod')",
     ),
     "train and eval overlap": (
         '[data]\nsource = "kodcode"\npath = "rows.jsonl"\n[eval]\nsuites = ["samples", "jsonl:./rows.jsonl"]\n',
