@@ -20,6 +20,7 @@ from lowvram_ft.cli.export import export
 from lowvram_ft.cli.improve import improve
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, run, train
+from lowvram_ft.cli.preference import preference
 from lowvram_ft.cli.serve import serve
 from lowvram_ft.cli.testgen import testgen
 from lowvram_ft.cli.use import bench
@@ -45,7 +46,8 @@ def cli(debug: bool) -> None:
 
 
 _COMMANDS = (
-    demo, run, doctor, plan, recipe, data, train, export, bench, evaluate, testgen, improve, serve, report, cloud,
+    demo, run, doctor, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve, report,
+    cloud,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)

@@ -11,6 +11,7 @@ import click
 
 from lowvram_ft.cli.options import (
     FOLDER,
+    PATH,
     console,
     json_option,
     max_new_tokens_option,
@@ -97,14 +98,26 @@ def demo(overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: boo
 @click.command()
 @click.argument("name", metavar="RECIPE")
 @set_option
+@click.option("--pairs", type=PATH, help="A pair set, or a JSONL file of pairs, for its stage of preferences.")
 @out_option
+@sandbox_option
 @json_option
 @quiet_option
-def train(name: str, overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
-    """Train the stages of a recipe; ends with the last stage's PEFT adapter."""
+def train(
+    name: str, overrides: tuple[str, ...], pairs: Path | None, out: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Train the stages of a recipe; ends with the last stage's PEFT adapter.
+
+    A stage whose train.method is dpo or rft lets the model answer first, and learns from that; with --pairs, nothing
+    is asked.
+    """
+    from lowvram_ft.pipeline import require_preferences
     from lowvram_ft.pipeline import train as train_all
 
-    job = _job(name, overrides, out, quiet)
+    given = () if pairs is None else (f"preference.pairs={pairs.resolve()}",)
+    job = _job(name, (*overrides, *given), out, quiet)
+    if pairs is not None:
+        require_preferences(job.resolved)
     with job.at_work():
         job.plan()
         adapter = train_all(job)

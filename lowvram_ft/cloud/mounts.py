@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lowvram_ft.data.jsonl import require_file
 from lowvram_ft.errors import UsageError
-from lowvram_ft.recipe import Resolved, files_of, recipes_dir
+from lowvram_ft.recipe import PreferenceSection, Resolved, files_of, recipes_dir
 
 JOB = "~/lowvram-ft"
 """The folder in which the command runs there, as it runs in the current one here."""
@@ -27,10 +27,24 @@ def mounts_of(resolved: Resolved) -> tuple[str, dict[str, str]]:
         for path in filter(None, [sections.data.path, *suites]):
             require_file(Path(path))
             _add(mounts, path)
+        if sections.train.method != "sft":
+            _add_preferences(mounts, sections.preference)
         for path in filter(None, [sections.model.base, sections.model.adapter]):
             if Path(path).expanduser().is_dir():  # else a name on the hub, or an adapter that is made there
                 _add(mounts, path)
     return recipe, dict(sorted(mounts.items()))
+
+
+def _add_preferences(mounts: dict[str, str], section: PreferenceSection) -> None:
+    """Pairs that are given, and repositories that tasks are taken from."""
+    repositories = [source.partition(":")[2] for source in section.tasks if source.startswith("repository:")]
+    if section.pairs is None:
+        for path in repositories:
+            _add(mounts, path)
+    else:
+        if not Path(section.pairs).is_dir():
+            require_file(Path(section.pairs))
+        _add(mounts, section.pairs)
 
 
 def _recipe(resolved: Resolved) -> tuple[str, dict[str, str]]:

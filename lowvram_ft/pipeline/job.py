@@ -17,11 +17,12 @@ from typing import Any
 from lowvram_ft import models
 from lowvram_ft.data.jsonl import require_file
 from lowvram_ft.errors import MachineError
+from lowvram_ft.execution.sandbox import choose as choose_sandbox
 from lowvram_ft.hardware import Hardware, detect
 from lowvram_ft.memory.for_recipe import StagePlan, as_first, plan_recipe
 from lowvram_ft.memory.several import facts_of, for_one_of, smallest
 from lowvram_ft.progress import Progress
-from lowvram_ft.recipe import Resolved
+from lowvram_ft.recipe import PreferenceSection, Resolved
 from lowvram_ft.run_dir import RunDir, versions
 from lowvram_ft.training.engines import choose
 from lowvram_ft.training.processes.ranks import Ranks, own_part
@@ -65,6 +66,7 @@ class Job:
             MachineError: the recipe demands a GPU, and there is none.
             MissingExtraError: the recipe names Unsloth, and it is not installed.
             ModelError: a stage's base model is a folder without weights.
+            MachineError: a stage runs its own model's answers, and there is no sandbox.
             DataError: the file that a stage, perhaps the last of several, is to be trained on is missing.
         """
         for stage in self.resolved.stages:
@@ -72,6 +74,8 @@ class Job:
             models.require_weights(models.resolve(stage.recipe.model.base))
             if stage.recipe.data.path is not None:
                 require_file(Path(stage.recipe.data.path))
+            if stage.recipe.train.method != "sft":
+                _require_preferences(stage.recipe.preference)
         self.planned_for = smallest(self.hardware, self.ranks.gather(facts_of(self.hardware)))
         if not self.ranks.leads:
             self.ranks.share(dict)  # the directory is there, and nobody else is at work in it
@@ -109,6 +113,11 @@ class Job:
         gc.collect()
         shared: dict[str, Any] = self.ranks.share(lambda: result)
         return shared
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The result of a step that has finished, else None; every process has to ask."""
+        found: dict[str, Any] | None = self.ranks.share(lambda: self.run.finished(name))
+        return found
 
     def plan(self) -> dict[str, Any]:
         """Plan every stage; the base model that the first one gets holds for all.
@@ -152,6 +161,14 @@ def require_fit(name: str, plan: StagePlan) -> None:
     """
     if not plan.fit.plan.fits:
         raise MachineError(f"{name}: {plan.model.id} does not fit this machine; {plan.fit.nearest}")
+
+
+def _require_preferences(section: PreferenceSection) -> None:
+    """Refuse a stage whose pairs are not there, or whose answers could not be run."""
+    if section.pairs is None:
+        choose_sandbox()
+    elif not Path(section.pairs).is_dir():
+        require_file(Path(section.pairs))
 
 
 def default_out(resolved: Resolved) -> Path:

@@ -15,7 +15,9 @@ from lowvram_ft.training.from_plan import as_planned, load_plan
 from lowvram_ft.training.stage import clear_checkpoints, train_stage
 
 
-def train_step(job: Job, step: str, stage: Stage, adapter: Path | None, folder: Path) -> dict[str, Any]:
+def train_step(
+    job: Job, step: str, stage: Stage, adapter: Path | None, folder: Path, pairs: Path | None = None
+) -> dict[str, Any]:
     """Train, as a step of the run that all processes do together; the model is let go afterwards.
 
     Args:
@@ -24,6 +26,7 @@ def train_step(job: Job, step: str, stage: Stage, adapter: Path | None, folder: 
         stage: whose recipe and plan count.
         adapter: PEFT folder to continue; None starts a new one.
         folder: gets ``adapter/`` and, meanwhile, ``checkpoints/``.
+        pairs: folder of the pair set, for a stage that learns from preferences.
 
     Returns:
         What goes into ``run.json``.
@@ -49,6 +52,7 @@ def train_step(job: Job, step: str, stage: Stage, adapter: Path | None, folder: 
                 load_plan(recipe, plan),
                 folder,
                 adapter=adapter,
+                pairs=pairs,
                 progress=job.progress,
                 event=job.run.event if job.ranks.leads else _no_event,
                 ranks=job.ranks,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lowvram_ft.recipe.section import Names, Section
 
@@ -36,7 +36,8 @@ class PreferenceSection(Section):
     """Rounds of sampling, judging and training at the most, each from the adapter of the one before; they end when the
     held-out tasks no longer improve."""
     pairs: str | None = None
-    """A JSONL file of pairs (``prompt``, ``chosen``, ``rejected``); where it is set, nothing is sampled."""
+    """A JSONL file of pairs (``prompt``, ``chosen``, ``rejected``), or the folder of a pair set; where it is set,
+    nothing is sampled."""
     url: str | None = None
     """An OpenAI-compatible server that runs the model trained so far; by default its GGUF is run in process."""
     samples_per_task: int = Field(default=8, ge=1)
@@ -60,6 +61,16 @@ class PreferenceSection(Section):
     """Most ratio of the mean length of winners and that of losers, and of losers and winners."""
     parts: bool = True
     """Whether a winner may be made of the passing tests of one answer, or of several."""
+
+    @model_validator(mode="after")
+    def _one_round(self) -> Self:
+        for key in ("pairs", "url"):
+            if getattr(self, key) is not None and self.rounds > 1:
+                raise ValueError(
+                    f"rounds: {self.rounds} with {key}: another round needs answers of the model that the "
+                    f"first has trained; set rounds = 1, or leave {key} out"
+                )
+        return self
 
     @field_validator("tasks")
     @classmethod

@@ -10,7 +10,10 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.cli.running import ROOT, Outcome, failed, files, misused
 
-SHIPPED = "coderm_unittest, demo, pilot, stage_a_kodcode, stage_b_testgeneval, stage_c_failure_traces, testing_agent"
+SHIPPED = (
+    "coderm_unittest, demo, demo_preference, pilot, stage_a_kodcode, stage_b_testgeneval, stage_c_failure_traces, "
+    "stage_d_preference, testing_agent"
+)
 
 
 def test_misspelt_keys_are_all_named_with_what_was_meant(cli: Cli, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ HEAVY = {
     "jinja2", "llama_cpp", "numpy", "peft", "pydantic", "pytest", "rich", "safetensors", "tokenizers", "torch",
     "transformers", "trl", "unsloth",
 }  # fmt: skip
-WITHOUT_RESULT = {"data", "recipe"}
+WITHOUT_RESULT = {"data", "preference", "recipe"}
 """Groups; every other command prints a result."""
 
 

@@ -30,7 +30,7 @@ LAPTOP = Hardware(
 SHIPPED = shipped_recipes()
 EXPECTED = {
     "demo", "stage_a_kodcode", "stage_b_testgeneval", "stage_c_failure_traces", "coderm_unittest", "pilot",
-    "testing_agent",
+    "testing_agent", "stage_d_preference", "demo_preference",
 }  # fmt: skip
 
 
@@ -176,6 +176,26 @@ def test_stage_c_is_as_the_design_says():
     assert_stage_c(load("stage_c_failure_traces").final)
 
 
+def test_stage_d_learns_preferences():
+    assert_stage_d(load("stage_d_preference").final)
+
+
+@pytest.mark.parametrize("method", ["dpo", "rft"])
+def test_the_demo_of_preferences_continues_the_demo(method):
+    demo, stages = load("demo"), load("demo_preference", [f"train.method={method}"]).stages
+    assert [stage.recipe.train.method for stage in stages] == [method]
+    (recipe,) = [stage.recipe for stage in stages]
+    assert recipe.model.adapter == f"runs/demo/stages/{demo.stages[-1].name}/adapter"
+    same = ("model.base", "export.quant", "export.n_ctx", "quantization.load_in_4bit", "lora.r", "lora.lora_alpha")
+    for key in same:
+        section, name = key.split(".")
+        assert getattr(getattr(recipe, section), name) == getattr(getattr(demo.final, section), name), key
+    # what was found to work for it
+    preference = recipe.preference
+    assert (preference.max_pairs_per_task, preference.max_winners_per_task) == (6, 4)
+    assert (preference.winning_score, preference.max_length_bias, recipe.train.learning_rate) == (0.3, 1.05, 1e-4)
+
+
 def test_coderm_is_as_the_masterplan_says():
     recipe = load("coderm_unittest").final
     assert_coderm(recipe)
@@ -191,11 +211,21 @@ def test_the_pilot_is_the_coderm_plan_with_a_few_hundred_rows_and_one_epoch():
     assert pilot.train.learning_rate == plan.train.learning_rate
 
 
-def test_the_pipeline_is_a_then_b_then_c():
+def assert_stage_d(recipe: Recipe) -> None:
+    assert recipe.quantization.load_in_4bit and recipe.quantization.bnb_4bit_use_double_quant
+    assert (recipe.train.method, recipe.train.loss_type, recipe.train.beta) == ("dpo", "sigmoid", 0.1)
+    assert 5e-7 <= recipe.train.learning_rate <= 5e-5
+    assert recipe.preference.winning_score == 0.5
+    assert {"standard_library", "installed"} <= set(recipe.preference.tasks)
+
+
+def test_the_pipeline_is_a_then_b_then_c_then_d():
     stages = load("testing_agent").stages
-    assert [stage.name for stage in stages] == ["a", "b", "c"]
-    for stage, check in zip(stages, (assert_stage_a, assert_stage_b, assert_stage_c), strict=True):
+    assert [stage.name for stage in stages] == ["a", "b", "c", "d"]
+    checks = (assert_stage_a, assert_stage_b, assert_stage_c, assert_stage_d)
+    for stage, check in zip(stages, checks, strict=True):
         check(stage.recipe)
+    assert all(stage.recipe.eval.after_each_stage for stage in stages)
     assert stages[1].recipe.train.num_train_epochs == 0.5
     assert stages[1].origin["train.num_train_epochs"] == "testing_agent.toml [[stages]] 2"
 
@@ -339,8 +369,8 @@ GOLDEN = {
     "endless": ("[train]\nlearning_rate = inf\n", "train.learning_rate: input should be a finite number (got inf)"),
     "unknown word": (
         '[data]\nsource = "kodcod"\n',
-        "data.source: input should be 'samples', 'kodcode', 'testgeneval', 'coderm', 'failure_traces' or 'repository' "
-        "(got 'kodcod')",
+        "data.source: input should be 'samples', 'kodcode', 'testgeneval', 'coderm', 'failure_traces', 'repository' or "
+        "'winners' (got 'kodcod')",
     ),
     "train and eval overlap": (
         '[data]\nsource = "kodcode"\npath = "rows.jsonl"\n[eval]\nsuites = ["samples", "jsonl:./rows.jsonl"]\n',
