@@ -13,10 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.data.prepared_pairs import for_trainer as for_pairs
 from lowvram_ft.errors import ModelError
-from lowvram_ft.training.engines import unsloth
+from lowvram_ft.progress import Progress
+from lowvram_ft.training.engines import unsloth  # first: it changes the libraries that the others import
 from lowvram_ft.training.engines.protocol import Loaded
+from lowvram_ft.training.preference import assert_pair_masks
+from lowvram_ft.training.references import reference_log_probs
 from lowvram_ft.training.sft import assert_completion_mask
+from tests.pair_runs import batch_of, pair, prepared_examples, shift
 from tests.tiny_runs import examples, for_trainer, load_plan, train_section
 
 
@@ -39,6 +44,38 @@ def loss_rows(tokens: int) -> int:
     unsloth.bound_loss(tokens, 5000)
     rows: int = chunked_logprob_rows(5000)
     return rows
+
+
+def preferences(model: Path, adapter: Path, out: Path) -> dict[str, Any]:
+    """Pairs under an adapter as the reference, and the losses of the same adapter moved on, which goes to a folder."""
+    engine, values = unsloth.UnslothEngine(), [pair(number) for number in range(4)]
+    loaded = engine.load(model, replace(load_plan(), dropout=False), adapter)
+    examples = prepared_examples(model, values, out)
+    arguments = (out / "references.jsonl", "these", Progress(quiet=True), lambda *_, **__: None)
+    references = reference_log_probs("x", loaded, examples, *arguments)
+    shift(loaded, 1)
+    loaded.model.save_pretrained(out / "policy")
+    found: dict[str, Any] = {"references": [references[example.digest] for example in examples], "losses": {}}
+    for kind in ("sigmoid", "ipo", "sigmoid_norm"):
+        for weight in (0.0, 0.3):
+            train = train_section(method="dpo", loss_type=kind, sft_weight=weight, beta=0.3)
+            trainer = engine.trainer("dpo", loaded, train, for_pairs(examples, references), None, out, [])
+            loss = trainer.compute_loss(loaded.model, batch_of(trainer, examples, references))
+            found["losses"][f"{kind} {weight}"] = float(loss.detach())
+    frozen = {name: p.detach().clone() for name, p in loaded.model.named_parameters() if not p.requires_grad}
+    for batch, accumulation in ((4, 1), (1, 4)):
+        again = engine.load(model, replace(load_plan(), dropout=False), adapter)
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_steps": 2}
+        train = train_section(method="dpo", **sizes)
+        trainer = engine.trainer("dpo", again, train, for_pairs(examples, references), None, out, [])
+        assert_pair_masks(trainer, examples, references)
+        trainer.train()
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        found[f"{batch}x{accumulation}"] = [[entry["loss"], entry["grad_norm"]] for entry in logged]
+        now = dict(again.model.named_parameters())
+        found["frozen_unchanged"] = all(bool((now[name] == p).all()) for name, p in frozen.items())
+        found["trained"] = sorted({name.split(".")[-3] for name, p in now.items() if p.grad is not None})
+    return found
 
 
 def main() -> None:
@@ -71,6 +108,8 @@ def main() -> None:
         engine.load(model, plan, other)
     except ModelError as error:
         found["refused"] = str(error)
+    if (dtype, load_in_4bit) == ("float32", False):
+        found["preferences"] = preferences(model, given, out / "preferences")
     (out / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 

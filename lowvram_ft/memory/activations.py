@@ -45,7 +45,7 @@ def saved_layer_bytes(shape: ModelShape, setup: TrainingSetup, *, on_gpu: bool) 
     """
     if setup.kernels == "cpu":
         return _saved_on_cpu_bytes(shape, setup)
-    c, padded = setup.compute_dtype_bytes, setup.per_device_train_batch_size > 1
+    c, padded = setup.compute_dtype_bytes, setup.sequences > 1
     fused_lora = setup.kernels == "fused" and setup.lora_dropout == 0
     norms = _norms_token_bytes(shape, c if setup.kernels == "fused" else 4)
     kv = shape.attention_width if padded else shape.key_value_width
@@ -80,7 +80,7 @@ def _saved_on_cpu_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
 
     Source: ``lowvram_ft/training/fused``; held against what autograd keeps (tests).
     """
-    c, sequences = setup.compute_dtype_bytes, setup.per_device_train_batch_size
+    c, sequences = setup.compute_dtype_bytes, setup.sequences
     targets = [linear for linear in shape.linears if linear.name in setup.target_modules]
     read = {_reads(linear.name): linear.in_features for linear in targets}
     own_output = sequences > 1 or "attention" not in read
@@ -177,6 +177,21 @@ def sliced_loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
     """
     c = setup.compute_dtype_bytes
     return setup.tokens * (slice_rows(shape) * (c + 4) + shape.hidden_size * (3 * c + 4))
+
+
+def pair_loss_bytes(shape: ModelShape, setup: TrainingSetup) -> int:
+    """Bytes of the log-probabilities of pairs over a head on the device, if every token counted.
+
+    As over a head in slices, for so many tokens at a time as are in a chunk; the states before all labels and their
+    gradients, c each, outlive it.
+
+    Source: ``lowvram_ft.training.log_probs``; measured.
+    """
+    if setup.loss_chunk is None or setup.loss_chunk >= setup.tokens:
+        return sliced_loss_bytes(shape, setup)
+    c = setup.compute_dtype_bytes
+    a_chunk = setup.loss_chunk * (slice_rows(shape) * (c + 4) + shape.hidden_size * (3 * c + 4))
+    return a_chunk + 2 * setup.tokens * shape.hidden_size * c
 
 
 def last_norm_bytes(shape: ModelShape, setup: TrainingSetup) -> int:

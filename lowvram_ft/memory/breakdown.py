@@ -140,8 +140,21 @@ def activations_leave(setup: TrainingSetup, device: Place) -> bool:
 
 def _loss_term(shape: ModelShape, setup: TrainingSetup, device: Place) -> Term:
     tokens, c = setup.tokens, setup.compute_dtype_bytes
-    if head_place(shape, setup, device) != "device" or setup.kernels == "cpu":
-        norm = activations.last_norm_bytes(shape, setup) if setup.kernels == "cpu" else 0
+    on_device = head_place(shape, setup, device) == "device"
+    if setup.compares_pairs and on_device:
+        chunk = min(setup.loss_chunk or tokens, tokens)
+        text = (
+            f"{chunk} of {tokens} tokens x ({slice_rows(shape)} logits x {c + 4} + {shape.hidden_size} x {3 * c + 4})"
+        )
+        return Term(
+            "loss",
+            device,
+            activations.pair_loss_bytes(shape, setup) + activations.last_norm_bytes(shape, setup),
+            f"{text}, and the last hidden states with their gradient",
+            "lowvram_ft.training.log_probs; measured",
+        )
+    if not on_device or setup.kernels == "cpu":
+        norm = activations.last_norm_bytes(shape, setup) if setup.kernels == "cpu" or setup.compares_pairs else 0
         text = f"{tokens} tokens x ({slice_rows(shape)} logits x {c + 4} + {shape.hidden_size} x {3 * c + 4})"
         return Term(
             "loss",

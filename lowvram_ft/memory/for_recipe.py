@@ -17,9 +17,10 @@ from lowvram_ft.memory.setup import GIB, Budget, TrainingSetup
 from lowvram_ft.memory.shape import ModelShape
 from lowvram_ft.memory.weights import kept_dequantized_bytes
 from lowvram_ft.recipe import Recipe, Resolved
+from lowvram_ft.recipe.sections import Method
 
 UNSLOTH_LOSS_CHUNK = 256
-"""Tokens whose logits exist at a time in Unsloth's loss."""
+"""Tokens whose logits exist at a time in Unsloth's loss, and in that of pairs under either engine."""
 UNSLOTH_ONLY = frozenset({"offload_layers", "offload_activations", "chunked_loss"})
 """Words that the reference engine cannot follow."""
 
@@ -27,9 +28,9 @@ AMPLE = 4
 """4-bit weights are kept dequantized as well where so many times the memory that this takes is free."""
 
 PLANNED = (
-    "max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "r", "gradient_checkpointing",
-    "offload_layers", "slot_layers", "offload_embedding", "offload_activations", "offload_optimizer", "head",
-    "nf4_embedding", "optimizer", "loss_chunk", "keep_dequantized",
+    "max_length", "per_device_train_batch_size", "sequences_per_row", "gradient_accumulation_steps", "r",
+    "gradient_checkpointing", "offload_layers", "slot_layers", "offload_embedding", "offload_activations",
+    "offload_optimizer", "head", "nf4_embedding", "optimizer", "loss_chunk", "keep_dequantized",
 )  # fmt: skip
 """Fields of `TrainingSetup` that a plan decides."""
 
@@ -42,6 +43,7 @@ class StagePlan:
         model: the base model that is planned for: the recipe's, or the first of its fallbacks that fits.
         fit: the configuration that was chosen, and its plan.
         changes: every lever that was pulled, the base model's among them.
+        method: of the recipe: ``sft``, ``rft`` or ``dpo``.
         rows: rows that are trained on in an epoch, at the most; None where the recipe does not say.
         notes: what the user should know.
     """
@@ -49,6 +51,7 @@ class StagePlan:
     model: models.BaseModel
     fit: Fit
     changes: tuple[Change, ...]
+    method: Method
     rows: int | None
     notes: tuple[str, ...]
 
@@ -69,6 +72,7 @@ class StagePlan:
         runner_up = self.fit.runner_up
         return {
             "model": self.model.id,
+            "method": self.method,
             "fits": self.fit.plan.fits,
             "class": self.cost,
             "changes": [_change_json(change) for change in self.changes],
@@ -166,7 +170,7 @@ def plan_recipe(
         if first is not None:
             text = f"{first.model.id} does not fit ► {model.id}, the next of model.fallbacks"
             changes = (Change("smaller_model", 4, text), *changes)
-        plan = StagePlan(model, found, changes, _rows(recipe), notes)
+        plan = StagePlan(model, found, changes, recipe.train.method, _rows(recipe), notes)
         if found.plan.fits:
             return plan
         first = first or plan
@@ -200,7 +204,7 @@ def _may_keep(shape: ModelShape, wanted: TrainingSetup, budget: Budget, hardware
 
 
 def _rows(recipe: Recipe) -> int | None:
-    if recipe.data.max_rows is None:
+    if recipe.data.max_rows is None or recipe.train.method != "sft":
         return None
     return max(1, round(recipe.data.max_rows * (1.0 - recipe.data.eval_share - recipe.data.test_share)))
 
@@ -224,18 +228,20 @@ def budget_for(recipe: Recipe, hardware: Hardware, overrides: Mapping[str, Any])
 def setup_for(recipe: Recipe, *, on_gpu: bool) -> TrainingSetup:
     """What a recipe asks for, down to what its memory depends on."""
     unsloth = on_gpu and recipe.hardware.engine != "reference"
+    pairs = recipe.train.method == "dpo"
     return TrainingSetup(
         load_in_4bit=recipe.quantization.load_in_4bit,
         double_quant=recipe.quantization.bnb_4bit_use_double_quant,
         r=recipe.lora.r,
         target_modules=recipe.lora.target_modules,
-        lora_dropout=recipe.lora.lora_dropout,
+        lora_dropout=0.0 if pairs else recipe.lora.lora_dropout,
         per_device_train_batch_size=recipe.train.per_device_train_batch_size,
+        sequences_per_row=2 if pairs else 1,
         gradient_accumulation_steps=recipe.train.gradient_accumulation_steps,
         max_length=recipe.train.max_length,
         gradient_checkpointing=recipe.train.gradient_checkpointing,
         optimizer=recipe.train.optim if on_gpu else "adamw_torch",
         n_ctx=recipe.export.n_ctx,
         kernels="fused" if unsloth else "eager" if on_gpu else "cpu",
-        loss_chunk=UNSLOTH_LOSS_CHUNK if unsloth else None,
+        loss_chunk=UNSLOTH_LOSS_CHUNK if unsloth or pairs else None,
     )

@@ -45,6 +45,10 @@ PHASES: dict[str, tuple[str, ...]] = {
 Gradients are there in the forward pass too, from the micro-batches before; not in an evaluation, which comes after an
 optimizer step has dropped them. An evaluation is counted as if the last layer's tensors were still there in the loss.
 """
+REFERENCES = (*WEIGHTS, "dequantized copies", "layer slots", "cuBLAS workspace", "LoRA weights", "inputs",
+              "recomputed layer", "dequantized weight", "head slices", "loss")  # fmt: skip
+"""Which terms exist while the reference log-probabilities of pairs are computed: before the first step, without
+gradients. No second model is ever there."""
 
 _HOST_ALWAYS = ("process", "system")
 _HOST_MODEL = ("offloaded layers", "offloaded embedding", "offloaded head")
@@ -71,8 +75,8 @@ class Phase:
     """The peak of one phase, on the device that trains or on the host.
 
     Attributes:
-        name: ``load``, ``forward``, ``loss``, ``backward``, ``optimizer``, ``evaluation``; on the host ``loading``,
-            ``training``, ``export``, ``answers``.
+        name: ``load``, ``references`` (of pairs), ``forward``, ``loss``, ``backward``, ``optimizer``, ``evaluation``;
+            on the host ``loading``, ``training``, ``export``, ``answers``.
         bytes: the sum of its terms.
         terms: their names.
     """
@@ -157,7 +161,7 @@ def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> Memo
     offload = setup.offload_layers if device == "gpu" else 0
     terms = _training_terms(shape, setup, device)
     here = {term.name: term.bytes for term in terms if term.where == device}
-    phases = tuple(_phase(name, (*keys, "fragmentation"), here) for name, keys in PHASES.items())
+    phases = tuple(_phase(name, (*keys, "fragmentation"), here) for name, keys in phases_of(setup).items())
     peak = max(phase.bytes for phase in phases)
     terms += [*host_terms(shape, setup, device), *machine_terms(budget, device)]
     terms += disk_terms(shape, terms)
@@ -190,7 +194,15 @@ def card_peak(shape: ModelShape, setup: TrainingSetup) -> int:
         UsageError: as `plan_memory`.
     """
     here = {term.name: term.bytes for term in _training_terms(shape, setup, "gpu") if term.where == "gpu"}
-    return max(sum(here.get(key, 0) for key in keys) for keys in PHASES.values()) + here["fragmentation"]
+    return max(sum(here.get(key, 0) for key in keys) for keys in phases_of(setup).values()) + here["fragmentation"]
+
+
+def phases_of(setup: TrainingSetup) -> dict[str, tuple[str, ...]]:
+    """The phases of a training on the device, in order, with the names of their terms."""
+    if not setup.compares_pairs:
+        return PHASES
+    load, *rest = PHASES.items()
+    return dict((load, ("references", REFERENCES), *rest))
 
 
 def _training_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[Term]:
@@ -248,6 +260,8 @@ def _fragmentation(here: Mapping[str, int], device: Place) -> Term:
 
 def _notes(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[str]:
     notes = []
+    if setup.compares_pairs:
+        notes.append("both sequences of a pair go through the model together; the reference is on the disk")
     if device == "host":
         notes.append("no GPU: everything is in host memory, and nothing can be offloaded")
     elif setup.offload_embedding and shape.tie_word_embeddings and embedding_place(shape, setup, device) == "device":

@@ -94,7 +94,8 @@ class TrainingSetup:
         r: LoRA rank.
         target_modules: linear layers that get a LoRA pair.
         lora_dropout: above 0, every LoRA input is kept a second time.
-        per_device_train_batch_size: sequences of one micro-batch.
+        per_device_train_batch_size: rows of one micro-batch.
+        sequences_per_row: 1; 2 where a row is a pair, whose sequences go through the model together.
         gradient_accumulation_steps: micro-batches of one optimizer step.
         max_length: tokens of one sequence.
         gradient_checkpointing: keep one hidden state a layer and compute the rest again.
@@ -111,7 +112,8 @@ class TrainingSetup:
             host, from where it passes through the device in slices of the vocabulary; or in NF4 on the device.
         nf4_embedding: hold the embedding in NF4 (with the head where they are tied).
         loss_chunk: tokens whose logits exist at a time; None is the whole micro-batch at once, as
-            transformers' own loss has it. A head on the host or in NF4 makes logits of `HEAD_SLICE_ROWS` tokens of
+            transformers' own loss has it. The loss of pairs makes none for prompts, and passes over the head in slices
+            of the vocabulary besides. A head on the host or in NF4 makes logits of `HEAD_SLICE_ROWS` tokens of
             the vocabulary at a time instead, for all positions.
         n_ctx: context of the exported model, whose answers are evaluated after training.
         kernels: ``eager`` is transformers + PEFT, ``fused`` is Unsloth's Triton kernels, ``cpu`` is what the reference
@@ -126,6 +128,7 @@ class TrainingSetup:
     target_modules: tuple[str, ...] = LINEAR_NAMES
     lora_dropout: float = 0.0
     per_device_train_batch_size: int = 1
+    sequences_per_row: int = 1
     gradient_accumulation_steps: int = 16
     max_length: int = 2048
     gradient_checkpointing: bool = True
@@ -148,6 +151,7 @@ class TrainingSetup:
         for key in (
             "r",
             "per_device_train_batch_size",
+            "sequences_per_row",
             "gradient_accumulation_steps",
             "max_length",
             "slot_layers",
@@ -171,11 +175,21 @@ class TrainingSetup:
             )
 
     @property
+    def sequences(self) -> int:
+        """Sequences of one micro-batch."""
+        return self.per_device_train_batch_size * self.sequences_per_row
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Whether rows are pairs."""
+        return self.sequences_per_row > 1
+
+    @property
     def tokens(self) -> int:
         """Tokens of one micro-batch, padding included."""
-        return self.per_device_train_batch_size * self.max_length
+        return self.sequences * self.max_length
 
     @property
     def effective_batch(self) -> int:
-        """Sequences of one optimizer step."""
+        """Rows of one optimizer step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps

@@ -27,7 +27,8 @@ def print_plan(stage: str, found: StagePlan, console: Console) -> None:
     for note in found.notes:
         console.print(f"{stage}: {note}", markup=False)
     setup = found.fit.setup
-    console.print(f"{stage}: {found.model.id}, {setup.max_length} tokens", markup=False, style="bold")
+    method = "" if found.method == "sft" else f", {found.method}{' (two sequences a row)' * setup.compares_pairs}"
+    console.print(f"{stage}: {found.model.id}, {setup.max_length} tokens{method}", markup=False, style="bold")
     for line in _summary(found):
         console.print(f"  {line}")
     console.print(_terms(found.fit.plan))

@@ -46,6 +46,17 @@ def completion_log_probs(model: Any, inputs: Mapping[str, torch.Tensor], chunk: 
     return dense.sum(dim=1)
 
 
+def computing_in(dtype: str, device: torch.device) -> torch.autocast:
+    """What a model computes in: ``float32`` is without autocast, whatever is around it.
+
+    Args:
+        dtype: as `lowvram_ft.training.engines.Loaded` names it.
+        device: where.
+    """
+    mixed = dtype != "float32"
+    return torch.autocast(device.type, dtype=getattr(torch, dtype) if mixed else None, enabled=mixed)
+
+
 def _of_labels(head: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Log-probabilities of labels from the states before them: shapes [N, H] and [N] to [N]."""
     if isinstance(head, TableHead):

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from trl import DPOTrainer
 
 from lowvram_ft.recipe.sections import LossType
-from lowvram_ft.training.log_probs import completion_log_probs
+from lowvram_ft.training.log_probs import completion_log_probs, computing_in
 from lowvram_ft.training.processes.ddp import through_wrapper
 
 
@@ -26,10 +26,13 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
 
     Attributes:
         loss_chunk: completion tokens whose logits exist at a time; None for all.
+        compute_dtype: what is computed in, by torch's name; that of the references. Not read from the arguments, which
+            Unsloth changes.
     """
 
     loss_is_scaled_for_ga = True  # read by TRL and by transformers from 5.19 on: the loss is a share of the step's mean
     loss_chunk: int | None = None
+    compute_dtype = "float32"
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         """Pairs come with their tokens."""
@@ -63,9 +66,8 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         if return_outputs:
             raise ValueError("return_outputs: the logits of all positions are never made")
         args, masks = self.args, inputs["completion_mask"]
-        dtype, mixed = (torch.float16, args.fp16) if args.fp16 else (torch.bfloat16, args.bf16)
         inner = self.accelerator.unwrap_model(model)
-        with torch.autocast(inputs["input_ids"].device.type, dtype=dtype, enabled=mixed):
+        with computing_in(self.compute_dtype, masks.device):
             found = through_wrapper(model, inner, completion_log_probs, inputs, self.loss_chunk)
         references = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]).to(found)
         ratios, lengths = found - references, masks[:, 1:].sum(dim=1)

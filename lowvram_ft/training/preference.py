@@ -64,7 +64,7 @@ def build_preference_trainer(
         loaded.model.delete_adapter(REFERENCE_COPY)
     undo_rounding(loaded.model, exact)
     trainer.model_accepts_loss_kwargs = True  # what `PairTrainer.compute_loss` returns is not to be divided again
-    trainer.loss_chunk = loaded.loss_chunk
+    trainer.loss_chunk, trainer.compute_dtype = loaded.loss_chunk, loaded.dtype
     put_pairs_in_order(trainer)
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
     return trainer

@@ -100,12 +100,11 @@ def _compute(loaded: Loaded, examples: Sequence[PairExample]) -> Iterable[LogPro
     import torch
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    from lowvram_ft.training.log_probs import completion_log_probs
+    from lowvram_ft.training.log_probs import completion_log_probs, computing_in
 
     collate = DataCollatorForPreference(pad_token_id=loaded.tokenizer.eos_token_id or 0, max_length=None)
     model = loaded.model
     device = next(p.device for p in model.parameters() if p.requires_grad)
-    dtype, mixed = getattr(torch, loaded.dtype), loaded.dtype != "float32"
     was_training = model.training
     model.eval()
     try:
@@ -113,7 +112,7 @@ def _compute(loaded: Loaded, examples: Sequence[PairExample]) -> Iterable[LogPro
             columns = ("prompt_ids", "chosen_ids", "rejected_ids")
             batch = collate([{column: list(getattr(example, column)) for column in columns}])
             inputs = {key: tensor.to(device) for key, tensor in batch.items()}
-            with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=mixed):
+            with torch.no_grad(), computing_in(loaded.dtype, device):
                 chosen, rejected = completion_log_probs(model, inputs, loaded.loss_chunk).tolist()
             yield chosen, rejected
     finally:

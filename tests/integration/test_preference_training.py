@@ -225,7 +225,7 @@ def test_only_the_adapter_is_trained(tiniest: Path, given: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
 def test_accumulation_is_the_mean_over_pairs(kind: str, tiniest: Path, given: Path, tmp_path: Path) -> None:
-    """Also where the last step of an epoch has fewer pairs (5 in steps of 4), and with other sizes of micro-batches."""
+    """Also where the last step of an epoch has fewer pairs (5 in steps of 4), and where micro-batches differ."""
     found = {}
     for batch, accumulation in ((4, 1), (1, 4), (5, 1), (3, 2)):
         out = tmp_path / f"{batch}x{accumulation}"

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from lowvram_ft.training.engines.reference import ReferenceEngine
 from tests.gguf_models import make_adapter, make_tiny_model
+from tests.pair_runs import SIDES, Brute, brute_loss, pair
 from tests.tiny_runs import examples, for_trainer, load_plan, run_cli, train_section, write_recipe
 
 pytestmark = pytest.mark.skipif(
@@ -119,6 +121,29 @@ def test_the_plan_bounds_the_logits_that_unsloth_makes(case: tuple[str, bool, Pa
     *_, found = case
     assert found["loss_rows"][0] <= 300 < 4 * found["loss_rows"][0]
     assert found["loss_rows"][1] <= 77 < 4 * found["loss_rows"][1]
+
+
+def test_pairs_are_compared_as_plain_logits_have_them(
+    case: tuple[str, bool, Path, dict[str, Any]], tiny_llama: Path
+) -> None:
+    dtype, load_in_4bit, out, found = case
+    if (dtype, load_in_4bit) != ("float32", False):
+        assert "preferences" not in found
+        return
+    values = [pair(number) for number in range(4)]
+    ours = found["preferences"]
+    before, after = Brute(tiny_llama, out / "given"), Brute(tiny_llama, out / "preferences" / "policy")
+    for value, stored in zip(values, ours["references"], strict=True):
+        plain = [before.log_prob(value["prompt"], value[side])[0] for side in SIDES]
+        assert stored == pytest.approx(plain, rel=1e-5)
+    assert len(ours["losses"]) == 6
+    for name, loss in ours["losses"].items():
+        kind, weight = name.split()
+        expected = fmean(brute_loss(kind, 0.3, float(weight), after, before, value) for value in values)
+        assert loss == pytest.approx(expected, rel=1e-4), name
+    for whole, parts in zip(ours["4x1"], ours["1x4"], strict=True):
+        assert parts == pytest.approx(whole, rel=1e-4)
+    assert ours["frozen_unchanged"] and ours["trained"] == ["lora_A", "lora_B"]
 
 
 def test_an_adapter_of_another_base_is_refused(case: tuple[str, bool, Path, dict[str, Any]]) -> None:
