@@ -82,3 +82,14 @@ def test_the_logits_are_left_as_they_are():
     array = np.array([0.1, 0.3, 0.2], dtype=np.float32)
     choose(array, Sampling(temperature=0.7), Fixed(0.5))
     assert array.tolist() == np.array([0.1, 0.3, 0.2], dtype=np.float32).tolist()
+
+
+@given(LOGITS, st.floats(0.05, 4.0), st.floats(0.0, 1.0), st.floats(0, 1, exclude_max=True))
+def test_leaving_out_what_is_far_off_changes_no_choice(logits, temperature, min_p, draw):
+    """Beside the plain way: all weights, those below the bound set to 0."""
+    array = np.array(logits, dtype=np.float32)
+    weights = np.exp((array - array.max()) / temperature)
+    weights[weights < min_p] = 0.0
+    total = np.cumsum(weights, dtype=np.float64)
+    expected = int(np.searchsorted(total, draw * total[-1], side="right"))
+    assert choose(array, Sampling(temperature=temperature, min_p=min_p), Fixed(draw)) == expected
