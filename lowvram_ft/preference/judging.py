@@ -30,8 +30,9 @@ from lowvram_ft.run_dir import append_jsonl, read_jsonl
 
 __all__ = ["FATES", "Judged", "judge_answers", "judge_texts", "summarize", "text_key"]
 
-MAX_MUTANTS = 200
-"""Mutants of a task that all of its answers are held against; of more, a sample, always the same one."""
+MAX_MUTANTS = 60
+"""Mutants of a task that all of its answers are held against; of more, a sample that is spread over the lines, always
+the same one. It has two of each line at least, and may get larger by that."""
 
 _RULES = 1
 """Raised where the same text gets another judgement here."""
@@ -203,7 +204,8 @@ def asked_mutants(code: str, module: str) -> frozenset[int] | None:
     edits = find_mutants(next(iter(split_modules(code, module).values())))
     if len(edits) <= MAX_MUTANTS:
         return None
-    return stratified({place: edit.operator for place, edit in enumerate(edits)}, MAX_MUTANTS)
+    # by line, so that each counts: with two hundred operators, two of each would be nearly all
+    return stratified({place: f"{edit.line:06}" for place, edit in enumerate(edits)}, MAX_MUTANTS)
 
 
 def _tokens(answer: Answer, test: str) -> int:
