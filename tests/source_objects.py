@@ -82,11 +82,16 @@ def _repository(task: Task) -> dict[str, Any]:
             "test_src": task.test() + task.tail}  # fmt: skip
 
 
+def _winners(task: Task) -> dict[str, Any]:
+    return {"id": f"w{task.number}", "code": task.code, "completion": task.test() + task.tail, "module": task.name}
+
+
 OBJECTS: dict[str, Callable[[Task], dict[str, Any]]] = {
     "kodcode": _kodcode,
     "testgeneval": _testgeneval,
     "coderm": _coderm,
     "failure_traces": _failure_traces,
     "repository": _repository,
+    "winners": _winners,
 }
 """By the name of the source; the one that is missing reads rows of the package."""
