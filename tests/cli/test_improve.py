@@ -27,11 +27,11 @@ QUICK = [
         "train.max_steps=2", "train.max_length=1024", "train.gradient_accumulation_steps=1", "train.eval_steps=1.0",
         "train.gradient_checkpointing=false", "train.optim=adamw_torch", "quantization.load_in_4bit=false",
         "export.quant=F16", "export.n_ctx=1024", "export.verify_rows=0", "export.require_stop=false",
-        "eval.max_new_tokens=16",
+        "eval.max_new_tokens=16", "preference.max_length_bias=4.0", "preference.parts=false",
     )
     for part in ("--set", setting)
 ]  # fmt: skip
-IMPROVE = ("improve", "--method", "rft", "--suite", "samples", "--max-tasks", "6", *QUICK)
+IMPROVE = ("improve", "--suite", "samples", "--max-tasks", "6", *QUICK)
 
 
 def names(held_out: bool, count: int) -> list[str]:
@@ -107,7 +107,7 @@ def test_from_a_log_to_a_model_in_use_and_back(
     outcome = here(*IMPROVE, "--yes", "--json", "-q")
     assert outcome.code == 0, outcome.stderr
     found = json.loads(outcome.stdout)
-    assert (found["status"], found["winners"], found["tasks"], found["gained"]) == ("not better", 2, 8, 0)
+    assert (found["status"], found["pairs"], found["tasks"], found["gained"]) == ("not better", 2, 8, 0)
     assert [line["event"] for line in records(data / "attempts.jsonl")] == ["registered", "begun", "ended"]
     assert [path.name for path in (data / "models").iterdir()] == ["0"] and not (data / "work").exists()
     assert not list((data.parent / ".cache" / "prepared").glob("*"))
