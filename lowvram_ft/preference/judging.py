@@ -14,7 +14,7 @@ from typing import Any
 from lowvram_ft.errors import DataError
 from lowvram_ft.evaluation.control import examined
 from lowvram_ft.evaluation.reasons import NOTHING, explain
-from lowvram_ft.execution import Judgement, Limits, Verdict, judge, run_many, run_tests
+from lowvram_ft.execution import Judgement, Limits, Verdict, judge, read_shape, run_many, run_tests
 from lowvram_ft.execution.cache import judge_versions
 from lowvram_ft.execution.modules import split_modules
 from lowvram_ft.execution.mutants import find_mutants
@@ -159,9 +159,12 @@ def summarize(judged: Sequence[Judged]) -> dict[str, Any]:
 
 def _judge(text: Text) -> Judged:
     task, test = text.task, text.test
-    only = asked_mutants(task.code, task.module)
-    judgement = judge(task.code, task.module, test, _LIMITS, task.root, only=only)
-    judgement = examined(judgement, task.code, task.module, test, _LIMITS, task.root, only)
+    if read_shape(test).assertions:
+        only = asked_mutants(task.code, task.module)
+        judgement = judge(task.code, task.module, test, _LIMITS, task.root, only=only)
+        judgement = examined(judgement, task.code, task.module, test, _LIMITS, task.root, only)
+    else:  # worth nothing, whatever it kills: its mutants need not be run
+        judgement = Judgement.from_parts(run_tests(task.code, task.module, test, _LIMITS, task.root), None)
     verdict, mutation = judgement.verdict, judgement.mutation
     reason = explain(test, judgement)
     is_test = reason.partition(":")[0] not in NOTHING
