@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from lowvram_ft.data.duplicates import Contamination, fingerprint
-from lowvram_ft.data.evaluation_code import evaluation_tasks
+from lowvram_ft.data.evaluation_code import evaluation_inside
 from lowvram_ft.data.jsonl import SHOWN
-from lowvram_ft.data.pairs import Pair, code_in
+from lowvram_ft.data.pairs import Pair, Winner, code_in
 from lowvram_ft.data.split import SIDES, group_hash, sides
 from lowvram_ft.errors import DataError
 from lowvram_ft.recipe import DataSection
@@ -62,14 +61,12 @@ class PreparedPairs:
         eval: pairs for the validation loss; no group of theirs is in ``train``.
         dropped: pairs that were left out, by reason.
         facts: counts, tokens, reasons.
-        notes: what the user should know.
     """
 
     train: tuple[PairExample, ...]
     eval: tuple[PairExample, ...]
     dropped: dict[str, int]
     facts: dict[str, Any]
-    notes: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """Counts, tokens and reasons, under the names that a set of rows has them."""
@@ -91,12 +88,16 @@ def prepare_pairs(
     Raises:
         DataError: a pair holds the code of an evaluation task, or none is left.
     """
-    notes = refuse_evaluation_tasks(pairs, section, suites)
+    refuse_evaluation_tasks(pairs, section, suites)
+    inside = evaluation_inside(suites, section)
     dropped: Counter[str] = Counter()
     kept = []
     for pair in pairs:
         if chat.control_token_in(f"{pair.prompt}\n{pair.chosen}\n{pair.rejected}") is not None:
             dropped["spells out a control token of the model"] += 1
+            continue
+        if inside.found(pair.chosen) is not None or inside.found(pair.rejected) is not None:
+            dropped["an answer holds the code of an evaluation task"] += 1
             continue
         example = _render(pair, chat)
         if example.length > max_length:
@@ -110,41 +111,32 @@ def prepare_pairs(
     side_of = sides(hashes, section.eval_share, section.test_share)
     parts = [tuple(one for one, side in zip(kept, side_of, strict=True) if side == number) for number in range(3)]
     rows = dict(zip(SIDES, map(len, parts), strict=True))
-    facts = rows | _facts(kept, parts[0]) | {"dropped": dict(dropped), "max_length": max_length, "notes": list(notes)}
-    return PreparedPairs(parts[0], parts[1], dict(dropped), facts, tuple(notes))
+    facts = rows | _facts(kept, parts[0]) | {"dropped": dict(dropped), "max_length": max_length}
+    return PreparedPairs(parts[0], parts[1], dict(dropped), facts)
 
 
-def refuse_evaluation_tasks(pairs: Sequence[Pair], section: DataSection, suites: Sequence[str]) -> list[str]:
-    """End here if a pair holds the code of an evaluation task, in its code, its prompt or a completion.
+def refuse_evaluation_tasks(found: Sequence[Pair | Winner], section: DataSection, suites: Sequence[str]) -> None:
+    """End here if a pair or a winner is about the code of an evaluation task.
 
-    Returns:
-        What could not be looked at.
+    Args:
+        found: as they were read.
+        section: what is trained on beside them; see `lowvram_ft.data.evaluation_code.evaluation_tasks`.
+        suites: evaluation suites of the recipe.
 
     Raises:
-        DataError: one does; names it.
+        DataError: one is; names it.
     """
-    tasks, notes = evaluation_tasks(section, suites)
-    contamination = Contamination(tasks)
-    seen: dict[str, str | None] = {}
-
-    def task_in(code: str) -> str | None:
-        if code not in seen:
-            found = fingerprint(code) if code.strip() else None
-            seen[code] = contamination.found(found) if found is not None else None
-        return seen[code]
-
+    inside = evaluation_inside(suites, section)
     bad = []
-    for number, pair in enumerate(pairs, 1):
-        texts = (pair.code, code_in(pair.prompt), pair.chosen, pair.rejected)
-        task = next((task for text in texts if (task := task_in(text)) is not None), None)
+    for number, one in enumerate(found, 1):
+        task = inside.found(one.code) or inside.found(code_in(one.prompt))
         if task is not None:
-            bad.append(f"pair {number} ({pair.id}) holds {task}")
+            bad.append(f"number {number} ({one.id}) holds {task}")
     if bad:
         more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(
-            f"pairs: evaluation tasks must never be trained on: {', '.join(bad[:SHOWN])}{more}; remove these pairs"
+            f"pairs: evaluation tasks must never be trained on: {', '.join(bad[:SHOWN])}{more}; remove them"
         )
-    return notes
 
 
 def for_trainer(examples: Sequence[PairExample], references: Mapping[str, LogProbs]) -> Any:

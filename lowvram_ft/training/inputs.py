@@ -9,7 +9,7 @@ from pathlib import Path
 from lowvram_ft.data.pairs import WINNERS, read_pairs, read_winners
 from lowvram_ft.data.prepare import cached_set
 from lowvram_ft.data.prepared import Prepared
-from lowvram_ft.data.prepared_pairs import PreparedPairs, prepare_pairs
+from lowvram_ft.data.prepared_pairs import PreparedPairs, prepare_pairs, refuse_evaluation_tasks
 from lowvram_ft.data.verify_recipe import verifier
 from lowvram_ft.errors import DataError
 from lowvram_ft.progress import Progress
@@ -45,6 +45,7 @@ def for_method(
         return recipe, replace(plan, dropout=False)
     path = out / WINNERS
     winners = read_winners(pairs)
+    refuse_evaluation_tasks(winners, recipe.data, recipe.eval.suites)
     if ranks.leads:
         write_text(path, "".join(json.dumps(asdict(winner)) + "\n" for winner in winners))
     ranks.gather(None)
@@ -82,8 +83,9 @@ def prepared_for(
             suites=recipe.eval.suites,
             verify=verifier(recipe.data, progress),
         )
-    for note in prepared.notes:
-        progress.say(note)
+    if isinstance(prepared, Prepared):
+        for note in prepared.notes:
+            progress.say(note)
     progress.say(_describe(name, prepared))
     return prepared
 

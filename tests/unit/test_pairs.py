@@ -11,7 +11,7 @@ import pytest
 
 from lowvram_ft.data.evaluation_code import humaneval_problems
 from lowvram_ft.data.pairs import PAIRS, WINNERS, code_in, read_pairs, read_winners
-from lowvram_ft.data.prepared_pairs import prepare_pairs
+from lowvram_ft.data.prepared_pairs import prepare_pairs, refuse_evaluation_tasks
 from lowvram_ft.data.row import build_prompt
 from lowvram_ft.data.sources.samples import held_out_rows
 from lowvram_ft.errors import DataError, MissingExtraError
@@ -109,18 +109,27 @@ def _evaluation_codes() -> list[str]:
     return codes
 
 
-@pytest.mark.parametrize("place", ["code", "prompt", "fenced", "chosen"])
+@pytest.mark.parametrize("place", ["code", "prompt", "fenced"])
 def test_no_evaluation_task_is_trained_on(place: str, tiny_llama: Path, tmp_path: Path) -> None:
     for code in _evaluation_codes():
         planted: Mapping[str, Any] = {
             "code": {**LEAST, "code": code},
             "prompt": {**LEAST, "code": "", "prompt": build_prompt(code)},
             "fenced": {**LEAST, "code": "", "prompt": f"Test:\n```\n{code}\n```"},
-            "chosen": {**LEAST, "chosen": f"{code}\nassert True"},
         }[place]
         pairs = read_pairs(write_pairs(tmp_path / "p.jsonl", [LEAST, {**planted, "id": "planted"}]))
-        with pytest.raises(DataError, match=r"evaluation tasks must never be trained on: pair 2 \(planted\) holds"):
+        with pytest.raises(DataError, match=r"evaluation tasks must never be trained on: number 2 \(planted\) holds"):
             prepare_pairs(pairs, DataSection(), from_folder(tiny_llama), 2048)
+        with pytest.raises(DataError, match=r"number 2 \(planted\) holds"):
+            refuse_evaluation_tasks(read_winners(tmp_path / "p.jsonl"), DataSection(), ())
+
+
+def test_an_answer_that_holds_an_evaluation_task_is_left_out(tiny_llama: Path, tmp_path: Path) -> None:
+    for side in ("chosen", "rejected"):
+        planted = {**pair(1), side: f"{_evaluation_codes()[0]}\n\n{pair(1)[side]}"}
+        found = _prepare(tiny_llama, [pair(0), planted], tmp_path)
+        assert [one.pair.prompt for one in found.train] == [pair(0)["prompt"]]
+        assert found.dropped == {"an answer holds the code of an evaluation task": 1}
 
 
 def _prepare(
