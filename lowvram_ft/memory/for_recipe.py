@@ -244,4 +244,13 @@ def setup_for(recipe: Recipe, *, on_gpu: bool) -> TrainingSetup:
         n_ctx=recipe.export.n_ctx,
         kernels="fused" if unsloth else "eager" if on_gpu else "cpu",
         loss_chunk=UNSLOTH_LOSS_CHUNK if unsloth or pairs else None,
+        more_ggufs=_more_ggufs(recipe),
     )
+
+
+def _more_ggufs(recipe: Recipe) -> int:
+    """Exports that a stage has on the disk at a time, beside the last one of its run."""
+    section = recipe.preference
+    sampled = recipe.train.method != "sft" and section.pairs is None and section.url is None
+    measured = section.rounds > 1 and section.held_out_tasks > 0  # the model before a round stays until it is worse
+    return sampled * (2 if measured else 1) + recipe.eval.after_each_stage

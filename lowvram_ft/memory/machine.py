@@ -87,11 +87,19 @@ def host_terms(shape: ModelShape, setup: TrainingSetup, device: Place) -> list[T
     return terms
 
 
-def disk_terms(shape: ModelShape, terms: list[Term]) -> list[Term]:
-    """What a run downloads and writes: the base, checkpoints of the adapter, a merged file and its Q4_K_M."""
+def disk_terms(shape: ModelShape, setup: TrainingSetup, terms: list[Term]) -> list[Term]:
+    """What a run downloads and writes: the base, checkpoints of the adapter, a merged file and its Q4_K_M.
+
+    Beside them: the exports that rounds of preferences begin with, and those of stages that are evaluated.
+    """
     trained = sum(term.bytes for term in terms if term.name in _IN_A_CHECKPOINT)
     n = shape.n_parameters
+    more = setup.more_ggufs
+    policies = Term(
+        "more GGUFs", "disk", more * q4_k_m_bytes(shape), f"{more} x {n} values x {Q4_K_M_BITS}/8", "as export"
+    )
     return [
+        *([policies] if more else []),
         Term("download", "disk", 2 * n, f"{n} values x 2", "16-bit safetensors"),
         Term(
             "checkpoints",

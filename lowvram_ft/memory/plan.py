@@ -164,7 +164,7 @@ def plan_memory(shape: ModelShape, setup: TrainingSetup, budget: Budget) -> Memo
     phases = tuple(_phase(name, (*keys, "fragmentation"), here) for name, keys in phases_of(setup).items())
     peak = max(phase.bytes for phase in phases)
     terms += [*host_terms(shape, setup, device), *machine_terms(budget, device)]
-    terms += disk_terms(shape, terms)
+    terms += disk_terms(shape, setup, terms)
     host_phases = _host_phases(terms, phases, device)
     peak_host = max(phase.bytes for phase in host_phases)
     peak_gpu = peak if device == "gpu" else 0

@@ -118,6 +118,8 @@ class TrainingSetup:
         n_ctx: context of the exported model, whose answers are evaluated after training.
         kernels: ``eager`` is transformers + PEFT, ``fused`` is Unsloth's Triton kernels, ``cpu`` is what the reference
             engine makes of PEFT's layers and of the loss on a CPU (``lowvram_ft.training.fused``).
+        more_ggufs: exports on the disk beside the last: those that answer in the rounds of a stage of preferences, and
+            that of a stage which is evaluated by itself.
         keep_dequantized: hold the 4-bit weights under LoRA in the compute dtype besides, so that they are dequantized
             once and not at each use (``cpu`` alone).
     """
@@ -146,6 +148,7 @@ class TrainingSetup:
     n_ctx: int = 4096
     kernels: Kernels = "eager"
     keep_dequantized: bool = False
+    more_ggufs: int = 0
 
     def __post_init__(self) -> None:
         for key in (

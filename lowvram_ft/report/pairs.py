@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+_FOR_PROGRAMS = ("inputs", "model_digest", "section")
+"""Keys that tell people nothing."""
+
 
 def print_pairs(found: Mapping[str, Any], console: Console) -> None:
     """Print pairs side by side, below the code that they test.
@@ -22,9 +25,9 @@ def print_pairs(found: Mapping[str, Any], console: Console) -> None:
         table = Table(title=escape(pair["id"]), title_justify="left", box=box.SQUARE, show_lines=True)
         table.add_column("winner", ratio=1, overflow="fold")
         table.add_column("loser", ratio=1, overflow="fold")
-        worth = pair["meta"]
-        if worth.get("chosen") and worth.get("rejected"):
-            table.add_row(_worth(worth["chosen"]), _worth(worth["rejected"]))
+        meta = pair["meta"]
+        if meta.get("winner") and meta.get("loser"):  # a pair that somebody has written by hand has none
+            table.add_row(_worth(meta["winner"]), _worth(meta["loser"]))
         table.add_row(escape(pair["chosen"]), escape(pair["rejected"]))
         console.print(escape(pair["code"].strip()), style="dim", highlight=False)
         console.print(table)
@@ -34,11 +37,15 @@ def print_pairs(found: Mapping[str, Any], console: Console) -> None:
 
 
 def print_facts(found: Mapping[str, Any], console: Console) -> None:
-    """Print facts, a line each; those of a table beside its name."""
+    """Print facts, a line each; a table of tables takes a line for each of its own."""
     for key, value in found.items():
-        if value is None or value == {} or value == []:
+        if key in _FOR_PROGRAMS or value is None or value in ({}, []):
             continue
-        console.print(f"{_words(key)}: {_value(value)}", markup=False, soft_wrap=True)
+        if isinstance(value, Mapping) and all(isinstance(inner, Mapping) for inner in value.values()):
+            for name, inner in value.items():
+                console.print(f"{_words(key)}, {name}: {_value(inner)}", markup=False, soft_wrap=True)
+        else:
+            console.print(f"{_words(key)}: {_value(value)}", markup=False, soft_wrap=True)
 
 
 def _value(value: Any) -> str:
@@ -49,8 +56,9 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _worth(worth: Any) -> str:
-    return escape(_value(worth))
+def _worth(worth: Mapping[str, Any]) -> str:
+    score, tokens = 100 * worth["mutation_score"], worth["n_tokens"]
+    return f"[bold]{escape(worth['reason'])}[/bold]; kills {score:.0f} % of the mutants; {tokens} tokens"
 
 
 def _words(key: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from lowvram_ft.hardware import Gpu, Hardware
 from lowvram_ft.memory import DEFAULT_ALLOW, Budget, TrainingSetup
 from lowvram_ft.memory.for_recipe import PLANNED, as_first, plan_recipe, setup_for
-from lowvram_ft.recipe import Recipe
+from lowvram_ft.recipe import Recipe, load
 from lowvram_ft.training.from_plan import as_planned, load_plan
 
 GIB = 2**30
@@ -133,3 +133,23 @@ def test_a_recipe_for_the_reference_engine_keeps_its_own_loss():
     fused, eager = setup_for(recipe(), on_gpu=True), setup_for(recipe(hardware={"engine": "reference"}), on_gpu=True)
     assert (fused.kernels, fused.loss_chunk) == ("fused", 256)
     assert replace(fused, kernels="eager", loss_chunk=None) == eager
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        ((), 0),
+        (("train.method=dpo",), 1),
+        (("train.method=rft", "preference.rounds=3", "preference.held_out_tasks=9"), 2),
+        (("train.method=dpo", "preference.rounds=3"), 1),
+        (("train.method=dpo", "preference.pairs=mine.jsonl"), 0),
+        (("train.method=dpo", "preference.url=http://localhost:1/v1"), 0),
+        (("train.method=dpo", "eval.after_each_stage=true"), 2),
+    ],
+)
+def test_the_disk_holds_the_models_that_answer(overrides, count):
+    plan = plan_recipe(load("stage_a_kodcode", overrides).final, machine(vram_gib=4)).fit.plan
+    found = [term.bytes for term in plan.terms if term.name == "more GGUFs"]
+    one = 6_740_512_768 * 4.9 / 8
+    assert len(found) == (count > 0) and sum(found) == pytest.approx(count * one, rel=1e-6)
+    assert plan.disk_bytes == sum(term.bytes for term in plan.terms if term.where == "disk")
