@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from lowvram_ft.errors import ModelError, UsageError, cannot_write
 from lowvram_ft.improve.home import Home
 from lowvram_ft.inference.in_use import GGUF, InUse, folder_of, read_in_use, write_in_use
 from lowvram_ft.run_dir import read_json, write_json
+from lowvram_ft.training.recovery.checkpoints import flush
 
 ADAPTER = "adapter"
 FACTS = "facts.json"
@@ -108,9 +108,10 @@ def place(home: Home, number: int, adapter: Path, gguf: Path, facts: Mapping[str
         shutil.copytree(adapter, temporary / ADAPTER)
         shutil.copyfile(gguf, temporary / GGUF)
         write_json(temporary / FACTS, {**facts, "files": _digests(temporary)})
-        _flush(temporary)
+        for part in (*(path for path in temporary.rglob("*") if path.is_dir()), temporary):
+            flush(part)
         temporary.replace(folder)
-        _flush_one(folder.parent)
+        flush(folder.parent)
     except OSError as error:
         raise cannot_write(folder, error) from error
     return generation(home, number)
@@ -169,16 +170,3 @@ def sweep(home: Home) -> None:
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FACTS)
     return {path.relative_to(folder).as_posix(): gguf_export.sha256_of(path) for path in files}
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _flush_one(path)
-
-
-def _flush_one(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -171,7 +171,7 @@ def test_who_declines_in_a_terminal_finds_nothing_written(
     assert not data.exists()
 
 
-@pytest.mark.parametrize("how", ["--no-log", "--no-traces", "environment", "--dry-run"])
+@pytest.mark.parametrize("how", ["--no-traces", "environment"])
 def test_testgen_can_be_kept_from_logging(
     here: Cli, shop: Path, data: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -9,12 +9,16 @@ import pytest
 from lowvram_ft.errors import DataError, RunDirectoryError, UsageError
 from lowvram_ft.improve import consent, registry
 from lowvram_ft.improve.attempt import Settings, current
+from lowvram_ft.improve.begin import register
 from lowvram_ft.improve.forget import forget
 from lowvram_ft.improve.home import Home
 from lowvram_ft.improve.ledger import Ledger
+from lowvram_ft.improve.material import choose
+from lowvram_ft.improve.memory import read_memory
 from lowvram_ft.improve.show import listing
 from lowvram_ft.improve.work import improve, plan, roll_back
 from lowvram_ft.inference.in_use import read_in_use
+from lowvram_ft.run_dir import write_json
 from tests.improve_home import (
     QUIET,
     Steps,
@@ -23,6 +27,7 @@ from tests.improve_home import (
     log,
     log_trace,
     make_home,
+    model_files,
     modules,
 )
 
@@ -372,3 +377,109 @@ def test_consent_is_asked_for_once_and_who_declines_finds_nothing_written(tmp_pa
     assert consent.require(home, yes=False, ask=None)
     assert len(asked) == 2 and "on this machine" in asked[0] and "--forget" in asked[0]
     assert consent.require(Home(tmp_path / "other", tmp_path), yes=True, ask=None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run directory, as far as its files go."""
+    from lowvram_ft.recipe import ExportSection, ModelSection, Recipe, TrainSection
+
+    folder = tmp_path / "runs" / "mine"
+    model = model_files(folder / "made", "a run")
+    (folder / "stages" / "last").mkdir(parents=True)
+    model.adapter.rename(folder / "stages" / "last" / "adapter")
+    (folder / "export").mkdir()
+    model.gguf.rename(folder / "export" / "mine-F16.gguf")
+    recipe = Recipe(model=ModelSection(base="smollm2-135m"), train=TrainSection(max_steps=7, max_length=640),
+                    export=ExportSection(quant="F16", ollama="mine"))  # fmt: skip
+    stages = [{"name": name, "recipe": recipe.model_dump(mode="json")} for name in ("first", "last")]
+    steps = {"plan": {"base": "smollm2-135m"}, "export": {"gguf": "runs/mine/export/mine-F16.gguf"}}
+    write_json(folder / "run.json", {"schema_version": 1, "recipe": {"stages": stages}, "steps": steps})
+    return folder
+
+
+def test_the_last_model_of_a_run_is_registered_and_its_recipe_goes_on(tmp_path, run):
+    home = Home(tmp_path / "data", tmp_path / "cache")
+    assert register(home, run, None, QUIET).number == 0
+    for file in (run / "export" / "mine-F16.gguf", run / "stages" / "last" / "adapter" / "adapter_model.safetensors"):
+        file.write_text("changed afterwards")
+    used = registry.in_use(home)
+    registry.require_whole(used)
+    assert used.gguf.read_text() == "gguf of a run"
+    for side in (True, False):
+        for place, module in enumerate(modules("shop", side, 8)):
+            log(home, "shop", module, answer(code_for(place + 1000 * side)))
+    steps = Steps(both_alike)
+    improve(home, Settings(overrides=("train.max_length=512",)), steps.craft(), QUIET)
+    final = steps.recipes[0].final
+    assert (final.model.base, final.lora.r, final.lora.lora_alpha) == ("smollm2-135m", 8, 16)
+    assert (final.train.max_steps, final.train.max_length) == (None, 512)
+    assert (final.export.quant, final.export.ollama) == ("F16", None)
+    with pytest.raises(UsageError, match="a run knows its own"):
+        register(home, run, "smollm2-135m", QUIET)
+    assert register(home, run, None, QUIET).number == 2  # 1 was the attempt's
+    assert roll_back(home).number == 0
+
+
+def test_a_run_that_was_not_exported_is_refused(tmp_path, run):
+    home = Home(tmp_path / "data", tmp_path / "cache")
+    data = json.loads((run / "run.json").read_text())
+    del data["steps"]["export"]
+    write_json(run / "run.json", data)
+    with pytest.raises(RunDirectoryError, match="has not been trained and exported"):
+        register(home, run, None, QUIET)
+    assert registry.in_use(home) is None and registry.generations(home) == []
+
+
+def test_no_held_out_task_is_answered_or_judged_twice_by_one_model(tmp_path, monkeypatch):
+    from lowvram_ft.improve import craft as craft_module
+    from lowvram_ft.improve.craft import own_craft, tasks_of
+    from lowvram_ft.improve.material import HeldOut
+    from lowvram_ft.recipe import EvalSection, Recipe
+    from tests.scripted_model import ByPrompt
+
+    good = "from solution import half\n\n\ndef test_half():\n    assert half(4) == 2\n"
+    model, opened = ByPrompt({"def half": good, "def other": "no test"}), []
+    monkeypatch.setattr(craft_module, "open_model", lambda gguf, n_ctx: opened.append(gguf) or model)
+    codes = (
+        "def half(n):\n    return n // 2\n",
+        "def other(n):\n    return n + 1\n",
+        "def half(n):\n    return n / 2\n",
+    )
+    held_out = [HeldOut(f"t{place}", "g", code) for place, code in enumerate(codes)]
+    gguf = model_files(tmp_path, "m").gguf
+    recipe = Recipe(eval=EvalSection(samples_per_task=3, max_new_tokens=32))
+    solves = own_craft().solves
+    first = solves(gguf, tasks_of(held_out[:2], (), None), recipe, tmp_path / "held_out.jsonl", QUIET)
+    assert first == {"own/t0": True, "own/t1": False} and len(model.prompts) == 2
+    assert solves(gguf, tasks_of(held_out[:2], (), None), recipe, tmp_path / "held_out.jsonl", QUIET) == first
+    assert len(opened) == 1 and len(model.prompts) == 2
+    gguf.write_text("another model")
+    solves(gguf, tasks_of(held_out, (), None), recipe, tmp_path / "held_out.jsonl", QUIET)
+    assert len(opened) == 2 and len(model.prompts) == 5
+
+
+def test_what_passes_in_its_project_alone_is_neither_winner_nor_loser(tmp_path):
+    from lowvram_ft.improve.pairing import pair
+    from lowvram_ft.recipe import PreferenceSection
+
+    home = make_home(tmp_path, learnt=0)
+    code = "def half(n):\n    if n < 0:\n        return 0\n    return n // 2\n"
+    module = modules("shop", False, 1)[0]
+    good = "from solution import half\n\n\ndef test_half():\n    assert half(4) == 2\n    assert half(-3) == 0\n"
+    broken = good.replace("half(4)", "half(four)")
+    log(home, "shop", module, answer(code, good))
+    log(home, "shop", module, answer(code, broken, sample=1, fate="fails"))
+    log(home, "shop", module, answer(code, good.replace("half(4)", "half(in_the_project())"), sample=2))
+    steps = Steps(both_alike)
+    material = choose(read_memory(home), steps.craft().forbidden(()), [])
+    section = PreferenceSection(parts=False, max_length_bias=4.0)
+    counts = pair(material, section, "dpo", tmp_path / "pairs", home.judged, QUIET)
+    assert (counts["pairs"], counts["winners"], counts["needs_project"], counts["reason"]) == (1, 1, 1, None)
+    (record,) = [json.loads(line) for line in (tmp_path / "pairs" / "pairs.jsonl").read_text().splitlines()]
+    assert (record["chosen"], record["rejected"]) == (good.strip(), broken.strip())
+    lines = len(home.judged.read_text().splitlines())
+    assert pair(material, section, "dpo", tmp_path / "again", home.judged, QUIET) == counts
+    assert len(home.judged.read_text().splitlines()) == lines
+    strict = PreferenceSection(parts=False, winning_score=1.0, max_length_bias=1.0)
+    assert "tasks" in pair(material, strict, "dpo", tmp_path / "none", home.judged, QUIET)["reason"]
