@@ -69,11 +69,12 @@ def test_any_one_line_may_be_another(place):
 def test_it_is_found_inside_of_a_longer_module_a_class_a_function_and_a_block():
     inside = Inside([("mine", CODE)])
     method = CODE.replace("(values", "(self, values")
+    others = "\n\n".join(indented(code.replace("(", "(self, ", 1)) for code in library_codes(12))
     for text in (
         f"{OTHER}\n\n{CODE}\n\n{OTHER.replace('area', 'volume')}",
-        f"class Sums:\n    def __init__(self):\n        self.n = 1\n\n{indented(method)}",
-        f"def make(n):\n{indented(CODE)}\n    return total_of\n",
-        f"try:\n    import numpy\nexcept ImportError:\n{indented(CODE)}",
+        f"class Sums:\n    def __init__(self):\n        self.n = 1\n\n{others}\n\n{indented(method)}",
+        f"def make(n):\n{others}\n\n{indented(CODE)}\n    return total_of\n",
+        f"try:\n    import numpy\nexcept ImportError:\n{others}\n\n{indented(CODE)}",
     ):
         assert parse(text) is not None
         assert inside.found(text) == "mine"

@@ -150,6 +150,18 @@ def test_a_torn_line_costs_itself_alone(tmp_path, kind, left):
     assert asked == 18 - kept, "what stands before the torn line is not asked for again"
 
 
+def test_a_line_that_was_spoilt_in_the_middle_is_asked_for_and_no_other_is_there_twice(tmp_path, kind):
+    whole, spoilt = tmp_path / "whole.jsonl", tmp_path / "spoilt.jsonl"
+    expected, _ = run(whole, kind())
+    lines = whole.read_text().splitlines(keepends=True)
+    spoilt.write_text("".join([*lines[:4], "{spoilt\n", *lines[5:]]))
+    found, _ = run(spoilt, kind())
+    assert found == expected
+    assert sorted(json.dumps(record) for record in read_jsonl(spoilt)) == [
+        json.dumps(json.loads(line)) for line in records(whole)
+    ]
+
+
 def test_an_answer_hangs_on_no_other_task_and_on_no_place(tmp_path, kind):
     everything, _ = run(tmp_path / "a.jsonl", kind())
     some, _ = run(tmp_path / "b.jsonl", kind(), [TASKS[4], TASKS[1]])
