@@ -29,7 +29,6 @@ def found(tmp_path_factory):
     """What is judged: the honest, and the tricks that are seen in no text."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "_LIMITS", Limits(wall_s=8.0, test_s=2.0))
-        patch.setattr(judging, "MAX_MUTANTS", 8)
         return run(tmp_path_factory.mktemp("judged"))
 
 
