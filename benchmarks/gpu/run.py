@@ -64,6 +64,14 @@ OTHERS = (
     ("Qwen/Qwen2.5-Coder-7B-Instruct", 512),
 )
 """What the predicted peaks are held against, beside the targets."""
+PAIRS = (
+    ("deepseek-ai/deepseek-coder-6.7b-instruct", 1024, "unsloth"),
+    ("Qwen/Qwen2.5-Coder-7B-Instruct", 1024, "unsloth"),
+    ("Qwen/Qwen2.5-Coder-1.5B-Instruct", 1024, "unsloth"),
+    ("Qwen/Qwen2.5-Coder-1.5B-Instruct", 512, "reference"),
+    ("Qwen/Qwen2.5-Coder-0.5B-Instruct", 1024, "reference"),
+)
+"""Preference training: two sequences of so many tokens a row, under both engines."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class Part:
         steps: optimizer steps.
         capped: whether the cap holds, and the plan with it; else everything is on the card.
         engine: ``unsloth`` or ``reference``; or one of `peers.PEERS`, which gets the rows and the cap, and no plan.
+        method: ``sft`` or ``dpo``.
     """
 
     name: str
@@ -85,6 +94,7 @@ class Part:
     steps: int
     capped: bool
     engine: str
+    method: str = "sft"
 
 
 def parts(tiny: bool, engine: str) -> list[Part]:
@@ -93,13 +103,15 @@ def parts(tiny: bool, engine: str) -> list[Part]:
         ours = [
             Part("tiny", "tiny", 128, 3, True, "reference"),
             Part("tiny, resident", "tiny", 128, 3, False, "reference"),
+            Part("tiny, dpo", "tiny", 128, 3, True, "reference", "dpo"),
         ]
         return ours + [Part(f"tiny, {peer}", "tiny", 128, 3, True, peer) for peer in PEERS]
     wanted = [Part(f"{model} {length}", model, length, 20, True, engine) for model, length in TARGETS]
     resident = [Part(f"{part.name}, resident", part.model, part.max_length, 5, False, engine) for part in wanted]
     peers = [replace(part, name=f"{part.name}, {peer}", steps=5, engine=peer) for part in wanted for peer in PEERS]
     others = [Part(f"{model} {length}", model, length, 4, True, engine) for model, length in OTHERS]
-    return wanted + resident + peers + others
+    pairs = [Part(f"{model} {length}, dpo, {own}", model, length, 5, True, own, "dpo") for model, length, own in PAIRS]
+    return wanted + resident + peers + pairs + others
 
 
 def plan_part(part: Part, folder: Path, vram_bytes: int) -> StagePlan:
@@ -109,6 +121,7 @@ def plan_part(part: Part, folder: Path, vram_bytes: int) -> StagePlan:
         f"train.max_length={part.max_length}",
         "train.gradient_accumulation_steps=1",
         f"hardware.engine={_planned_engine(part)}",
+        f"train.method={part.method}",
         "hardware.require_gpu=false",
         "lora.lora_dropout=0.0",
     ]
@@ -119,7 +132,8 @@ def plan_part(part: Part, folder: Path, vram_bytes: int) -> StagePlan:
 
 def job_of(part: Part, folder: Path, plan: StagePlan, cap_bytes: int | None) -> dict[str, Any]:
     """The job of `train_once`: the engine's own inputs, as a training stage makes them from the plan."""
-    overrides = [f"model.base={folder}", f"hardware.engine={_planned_engine(part)}", "lora.lora_dropout=0.0"]
+    own = [f"hardware.engine={_planned_engine(part)}", f"train.method={part.method}"]
+    overrides = [f"model.base={folder}", *own, "lora.lora_dropout=0.0"]
     (stage,) = load("stage_a_kodcode", overrides).stages
     found = plan.to_json()
     recipe = as_planned(stage.recipe, found)

@@ -70,7 +70,11 @@ def _load_and_train(engine: Any, job: dict[str, Any], found: dict[str, Any]) -> 
             about = {"device": trainer.args.device.type, "dtype": "bfloat16" if trainer.args.bf16 else "float32"}
         else:
             loaded = engine.load(Path(job["model"]), load_plan(job["plan"]), None)
-            trainer = engine.trainer("sft", loaded, train, Dataset.from_list(rows), None, Path(out), [watch])
+            if train.method == "dpo":
+                dataset = _pairs(job["tokens"], job["steps"] * a_step, loaded, Path(out), found)
+            else:
+                dataset = Dataset.from_list(rows)
+            trainer = engine.trainer(train.method, loaded, train, dataset, None, Path(out), [watch])
             about = {"device": loaded.device, "dtype": loaded.dtype}
         found.update(_peaks("load"), load_s=time.monotonic() - began, at="train", **about)
         _reset_peaks()
@@ -82,7 +86,7 @@ def _load_and_train(engine: Any, job: dict[str, Any], found: dict[str, Any]) -> 
         steps=len(watch.ends),
         first_step_peaks=watch.first,
         step_s=middle,
-        tok_per_s=job["tokens"] * a_step / middle if middle else None,
+        tok_per_s=job["tokens"] * (2 if train.method == "dpo" else 1) * a_step / middle if middle else None,
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     )
 
@@ -109,6 +113,26 @@ def _rows(tokens: int, count: int) -> list[dict[str, list[int]]]:
     """Rows of exactly so many tokens, all of which carry loss: the most that a recipe can ask for."""
     rows = [[(7 * place + 13 * number) % 250 + 1 for place in range(tokens)] for number in range(count)]
     return [{"input_ids": row, "labels": row} for row in rows]
+
+
+def _pairs(tokens: int, count: int, loaded: Any, out: Path, found: dict[str, Any]) -> Any:
+    """Pairs of two sequences of exactly so many tokens, all but the first of which count. Notes what comparing took."""
+    from lowvram_ft.data.pairs import Pair
+    from lowvram_ft.data.prepared_pairs import PairExample, for_trainer
+    from lowvram_ft.progress import Progress
+    from lowvram_ft.training.references import reference_log_probs
+
+    rows = [tuple(row["input_ids"]) for row in _rows(tokens, 2 * count)]
+    examples = []
+    for number in range(count):
+        named = Pair(str(number), str(number), "", "solution", "", "chosen", "rejected")
+        examples.append(PairExample(named, rows[2 * number][:1], rows[2 * number][1:], rows[2 * number + 1][1:]))
+    began = time.monotonic()
+    path = out / "references.jsonl"
+    quiet = Progress(quiet=True)
+    references = reference_log_probs("bench", loaded, examples, path, "bench", quiet, lambda *_, **__: None)
+    found.update(_peaks("references"), references_s=time.monotonic() - began)
+    return for_trainer(examples, references)
 
 
 def _watch() -> Any:

@@ -19,6 +19,7 @@ from benchmarks.gpu.weights import tensors, write_checkpoint
 from benchmarks.training_contestants import _most
 from lowvram_ft import models
 from lowvram_ft.memory import ModelShape
+from lowvram_ft.recipe import TrainSection
 
 GIB = 1 << 30
 ROOT = Path(__file__).parents[2]
@@ -30,9 +31,9 @@ def test_it_runs_to_its_end_and_goes_on_where_it_was(
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     out = tmp_path / "gpu.json"
-    gpu_run.run(out, tmp_path / "weights", int(3.5 * GIB), 200, True, "unsloth")
+    gpu_run.run(out, tmp_path / "weights", int(3.5 * GIB), 500, True, "unsloth")
     found = json.loads(out.read_text(encoding="utf-8"))
-    ours, others = ("tiny", "tiny, resident"), [f"tiny, {peer}" for peer in PEERS]
+    ours, others = ("tiny", "tiny, resident", "tiny, dpo"), [f"tiny, {peer}" for peer in PEERS]
     assert list(found["results"]) == [*ours, *others]
     for name in (*ours, others[0]):
         one = found["results"][name]
@@ -48,8 +49,14 @@ def test_it_runs_to_its_end_and_goes_on_where_it_was(
     assert "| tiny 128 | streamft | did not run: needs a CUDA GPU |  |" in found["table"]
     assert found["summary"]["of_resident"] == {}
     # the same rows, and models that have learnt nothing: a loss is about the logarithm of the vocabulary
-    first = [found["results"][name]["run"]["losses"][0] for name in (*ours, others[0])]
+    first = [found["results"][name]["run"]["losses"][0] for name in (*ours[:2], others[0])]
     assert first == pytest.approx([math.log(gpu_run.TINY["vocab_size"])] * 3, rel=0.02)
+    pairs = found["results"]["tiny, dpo"]
+    # at its reference a pair's loss is log 2, and the winner's own is added with its weight
+    weight = TrainSection().sft_weight
+    assert pairs["run"]["losses"][0] == pytest.approx(math.log(2) + weight * first[0], rel=0.02)
+    assert pairs["plan"]["method"] == "dpo" and pairs["plan"]["sequences_per_row"] == 2
+    assert pairs["run"]["references_s"] > 0
     ways = found["head_loss"]["ways"]
     assert ways["slices, head on the host"]["gradient_off_by"] < 0.01 < ways["slices, NF4 head"]["gradient_off_by"]
     assert ways["slices, head on the host"]["loss"] == pytest.approx(ways["torch cross_entropy"]["loss"], rel=1e-4)
@@ -62,7 +69,7 @@ def test_it_runs_to_its_end_and_goes_on_where_it_was(
 
     monkeypatch.setattr(gpu_run, "run_part", tried)
     monkeypatch.setattr(gpu_run, "head", lambda tiny: pytest.fail("done already"))
-    gpu_run.run(out, tmp_path / "weights", int(3.5 * GIB), 200, True, "unsloth")
+    gpu_run.run(out, tmp_path / "weights", int(3.5 * GIB), 500, True, "unsloth")
     assert again == others[1:], "what ran is done; what could not run is tried again"
     gpu_run.run(out, tmp_path / "weights", int(3.5 * GIB), 0, True, "unsloth")
     assert "no time is left for tiny" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.pair_runs import pair, write_pairs
 from tests.tiny_runs import ONE_THREAD, events, steps, wait_for, write_recipe
 
 MAIN = Path(__file__).parent.parent / "rank_main.py"
@@ -166,6 +167,23 @@ def test_a_larger_micro_batch_is_shared_too(recipe: Path, tmp_path: Path) -> Non
         assert _train(launcher, recipe, tmp_path / name, *sizes).returncode == 0
     assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), rel=LOSS_TOLERANCE)
     assert _farthest(tmp_path / "two", tmp_path / "one") < ADAPTER_TOLERANCE
+
+
+@pytest.mark.slow
+def test_two_processes_compare_the_pairs_that_one_compares(recipe: Path, tmp_path: Path) -> None:
+    """Their number is odd, and no multiple of a step: the second process has none in the last one."""
+    pairs = write_pairs(tmp_path / "pairs.jsonl", [pair(number) for number in range(11)])
+    changes = ("--set=train.method=dpo", f"--set=preference.pairs={pairs}", "--set=data.eval_share=0.15")
+    for launcher, name in (((), "one"), (TORCHRUN, "two")):
+        outcome = _train(launcher, recipe, tmp_path / name, *changes)
+        assert outcome.returncode == 0, outcome.stderr
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert _losses(two) == pytest.approx(_losses(one), rel=20 * LOSS_TOLERANCE)
+    assert _farthest(two, one) < 10 * ADAPTER_TOLERANCE
+    kinds = [[event["event"] for event in events(run)] for run in (one, two)]
+    assert kinds[0] == kinds[1] and kinds[0].count("references") == 1
+    (facts,) = [event for event in events(two) if event["event"] == "references"]
+    assert facts["computed"] == facts["pairs"] == 11
 
 
 @pytest.mark.slow
