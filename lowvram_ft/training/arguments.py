@@ -96,12 +96,17 @@ def undo_rounding(model: Any, exact: Mapping[str, Any]) -> None:
 
 
 def keep_quiet() -> None:
-    """Silence what the libraries say of themselves; our progress says what a user needs."""
+    """Silence what the libraries say of themselves, on the screen and to the hub; our progress says what a user needs.
+
+    Every trainer of TRL's reports its class and settings to the hub, from a thread of its own.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
+    import huggingface_hub.constants
     import transformers
 
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -18,6 +18,7 @@ from tests.tiny_runs import steps
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_every_part_of_the_benchmark_is_done_once(
     llama_run: tuple[Path, Path],
     tmp_path: Path,
@@ -32,6 +33,7 @@ def test_every_part_of_the_benchmark_is_done_once(
     monkeypatch.setattr(policy, "open_policy", played.open)
     settings = {
         "preference.tasks": '["rows"]', "preference.max_tasks": 3, "preference.samples_per_task": 2,
+        "preference.max_pairs_per_task": 1, "preference.max_winners_per_task": 1,
         "data.max_read": 12, "preference.winning_score": 0.1, "preference.max_length_bias": 100.0,
         "train.max_steps": 1, "train.max_length": 2048, "export.verify_rows": 0, "export.require_stop": "false",
         "eval.max_new_tokens": 16, "lora.r": 8, "lora.lora_alpha": 16,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lowvram_ft.errors import DataError, RecipeError
-from lowvram_ft.pipeline import Job, train
+from lowvram_ft.pipeline import Job, policy, train
 from lowvram_ft.pipeline.exporting import export
 from lowvram_ft.recipe import load
 from lowvram_ft.run_dir import RunDir
@@ -261,3 +261,21 @@ def test_an_export_that_was_deleted_is_made_again_for_sampling_alone(tmp_path: P
     assert played.exported == [policy, policy]
     trained(job)
     assert played.exported == [policy, policy]
+
+
+def test_with_nothing_played_but_the_answers(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real tasks, judge, pairs, training and export, of a random model; another one answers in its place."""
+    played = Played()
+    monkeypatch.setattr(policy, "open_policy", played.open)
+    run = tmp_path / "run"
+    recipe = write_preference_recipe(
+        tmp_path, tiny_llama, '[hardware]\nengine = "reference"\n', ONE_STAGE, max_tasks=3, samples_per_task=2
+    )
+    adapter = trained(job_of(recipe, run, played, "train.max_steps=1"))
+    found = steps(run)
+    assert played.opened == ["base-F16.gguf"]
+    assert found["judge:d/1"]["fates"]["passes_and_kills"] == found["judge:d/1"]["fates"]["fails"] == 3
+    assert found["pairs:d/1"]["pairs"] == 3
+    assert found["train:d"]["steps"] == 1 and found["train:d"]["round"] == 1
+    assert found["train:d"]["first_loss"] > 0
+    assert (adapter / "adapter_config.json").is_file()
