@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from lowvram_ft.errors import DataError, RecipeError
-from lowvram_ft.pipeline import Job, policy, train
+from lowvram_ft.pipeline import Job, evaluating, policy, run_all, train
 from lowvram_ft.pipeline.exporting import export
-from lowvram_ft.recipe import load
+from lowvram_ft.recipe import PreferenceSection, load
+from lowvram_ft.report.table import report
 from lowvram_ft.run_dir import RunDir
 from tests.preference_runs import FAILS, ROWS, Played, job_of, play, write_preference_recipe
 from tests.tiny_runs import events, steps
@@ -261,6 +262,27 @@ def test_an_export_that_was_deleted_is_made_again_for_sampling_alone(tmp_path: P
     assert played.exported == [policy, policy]
     trained(job)
     assert played.exported == [policy, policy]
+
+
+def test_a_run_evaluates_every_stage_on_what_the_next_one_samples_from(
+    tmp_path: Path, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = {"file_s_p95": 1.0, "gate_s": 10.0, "gate_met": True}
+    monkeypatch.setattr(evaluating, "evaluate_tasks", played.evaluate)
+    monkeypatch.setattr(evaluating, "LlamaCpp", lambda gguf, n_ctx: played.open(gguf, PreferenceSection(), n_ctx)())
+    monkeypatch.setattr("lowvram_ft.pipeline.run.bench", lambda job, _: job.step("bench", lambda: bench))
+    run = tmp_path / "run"
+    text = "[eval]\nafter_each_stage = true\nmax_tasks = 6\n"
+    run_all(job_of(write_preference_recipe(tmp_path, text=text), run, played))
+    assert list(steps(run)) == [
+        "plan", "train:sft", "export_stage:sft", "eval:sft", "tasks:d", *ROUND[1:], "train:d", "export", "verify",
+        "export:base", "bench", "eval:before", "eval:after", "compare", "compare:stages", "gates",
+    ]  # fmt: skip
+    assert [path.name for path in played.exported] == ["tiny-sft-F16.gguf", "tiny-F16.gguf", "base-F16.gguf"]
+    assert played.opened == ["tiny-sft-F16.gguf", "tiny-sft-F16.gguf", "base-F16.gguf", "tiny-F16.gguf"]
+    found = report(run)["stage_by_stage"]["samples"]
+    assert [stage["name"] for stage in found] == ["base", "sft", "d"]
+    assert [stage["means"]["tasks"] for stage in found] == [6, 6, 6]
 
 
 def test_with_nothing_played_but_the_answers(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
