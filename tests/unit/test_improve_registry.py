@@ -1,6 +1,7 @@
 """Generations: whole or not there, switched by one rename, and gone back to bit for bit."""
 
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -80,29 +81,39 @@ def test_improved_names_the_model_in_use(home, tmp_path, monkeypatch):
         choose_model("improved")
 
 
-CALLS = ("mkdir", "rename", "replace", "fsync", "open", "unlink", "rmdir")
+CALLS = [(os, name) for name in ("mkdir", "rename", "replace", "fsync", "open", "unlink", "rmdir")] + [(io, "open")]
+
+
+def counted(real, tick):
+    """A call that ticks before and after: a file that is opened to be written is empty in between."""
+
+    def run(*arguments, **named):
+        tick()
+        found = real(*arguments, **named)
+        tick()
+        return found
+
+    return run
 
 
 def killed_at(call: int, action) -> bool:
-    """Do something in a process that is killed before its so many-th call that changes a file; whether it was."""
+    """Do something in a process that is killed before or after one of its calls that change files; whether it was."""
     process = os.fork()
     if process:
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         assert status in (0, -signal.SIGKILL), status
         return status != 0
     left = call
+
+    def tick():
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
     try:
-        for name in CALLS:
-            real = getattr(os, name)
-
-            def counted(*arguments, _real=real, **named):
-                nonlocal left
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                left -= 1
-                return _real(*arguments, **named)
-
-            setattr(os, name, counted)
+        for module, name in CALLS:
+            setattr(module, name, counted(getattr(module, name), tick))
         action()
         os._exit(0)
     finally:

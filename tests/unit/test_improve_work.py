@@ -223,6 +223,8 @@ def test_killed_after_any_step_it_goes_on_with_the_same_and_counts_once(tmp_path
         assert (found["status"], found["k"], found["generation"]) == ("adopted", 1, 1)
         assert {len(material.tasks) for material in steps.materials} == {6}
         assert steps.done.count("pair") == 1
+        # killed before its result was noted, it is taken up: the run directory knows how far it was
+        assert steps.done.count("train") == (2 if at == 2 else 1)
         assert [line["event"] for line in Ledger(home.ledger).lines()] == ["begun", "ended"]
 
 
@@ -242,7 +244,7 @@ def test_sigkill_at_any_write_leaves_a_whole_model_in_use_and_the_next_call_ends
     from tests.unit.test_improve_registry import killed_at
 
     outcomes = set()
-    for call in range(0, 200, 7):
+    for call in range(0, 400, 14):
         home, steps = make_home(tmp_path / str(call), held_out=8, learnt=4), Steps(only_new)
         killed = killed_at(call, partial(improve, home, SETTINGS, steps.craft(), QUIET))
         used = registry.in_use(home)
@@ -335,6 +337,15 @@ def test_forgetting_removes_every_trace_of_a_repository_and_what_learnt_from_it(
     assert (home.answers.stat().st_mode & 0o777) == 0o600
     with pytest.raises(UsageError, match="nothing is kept of it; there is: shop"):
         forget(home, "secret")
+
+
+def test_what_a_kill_left_in_the_cache_is_forgotten_as_well(tmp_path):
+    home = make_home(tmp_path)
+    prepared = home.cache / "prepared" / "one"
+    prepared.mkdir(parents=True)
+    (prepared / "README.md").write_text(f"from {home.root}/work/traces.jsonl")
+    forget(home, "shop")
+    assert not prepared.exists()
 
 
 def test_a_repository_can_be_named_by_its_folder_and_all_be_forgotten(two_repositories):
