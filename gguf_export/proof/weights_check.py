@@ -37,6 +37,8 @@ SAMPLED_VALUES: Final = 1 << 30
 """A model of at most so many weights is compared as a whole, a larger one in about so many."""
 
 _EXACT_STEP: Final = {"F32": 2.0**-16, "F16": 2.0**-10, "BF16": 2.0**-7}
+_F16_SUBNORMAL_STEP: Final = 2.0**-24
+"""The distance of two numbers of float16 below 2^-14, however small they are."""
 _ROUNDING_STEP: Final = 2.0**-7
 _SAME_ROWS: Final = 0.5
 _OTHER_ROUNDING: Final = 1.6
@@ -229,6 +231,8 @@ def _wrong(
     theirs = float_rows(kind, found)
     if kind.name in _EXACT_STEP:
         allowed = _EXACT_STEP[kind.name] * np.abs(values)
+        if kind.name == "F16":
+            allowed = np.maximum(allowed, _F16_SUBNORMAL_STEP)
         if kind.name == "F32" and len(values) > _SAME_ROWS * n_rows:
             allowed = np.maximum(allowed, _ROUNDING_STEP * np.abs(values))  # rounded to another type
         far = ~(np.abs(theirs - values) <= allowed + 1e-30)

@@ -193,6 +193,26 @@ BLOCK = {"Q4_K": (144, 16), "Q6_K": (210, 0), "Q8_0": (34, 2)}
 
 
 @pytest.mark.usefixtures("no_child")
+@pytest.mark.parametrize(("steps", "passes"), [(1, True), (3, False)])
+def test_sums_that_round_otherwise_below_the_normal_numbers(
+    case: Case, tmp_path: Path, steps: int, passes: bool
+) -> None:
+    """Another processor's sums may move a weight by a step of float16, which is a large share of a tiny weight."""
+    path = Path(shutil.copy(case.f16.path, tmp_path / "m.gguf"))
+    tensor = next(tensor for tensor in GgufFile(path).tensors if tensor.name == "blk.0.ffn_up.weight")
+    values = np.asarray(tensor.data).reshape(-1).view(np.uint16) & 0x7FFF
+    place = int(np.flatnonzero((values > 0x10) & (values < 0x200))[0])  # subnormal: 16 to 512 steps from zero
+    with path.open("r+b") as file:
+        at = int(tensor.data_offset) + 2 * place
+        file.seek(at)
+        (found,) = np.frombuffer(file.read(2), np.uint16)
+        file.seek(at)
+        file.write(np.uint16(found + steps).tobytes())
+    failed = _failed(verify(path, base=case.base, adapter=case.adapter))
+    assert ("corrupted block" in failed) is not passes, failed
+
+
+@pytest.mark.usefixtures("no_child")
 @pytest.mark.parametrize("kind", BLOCK)
 def test_one_corrupted_block(case: Case, tmp_path: Path, kind: str) -> None:
     result = case.q8 if kind == "Q8_0" else case.q4
