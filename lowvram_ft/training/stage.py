@@ -114,7 +114,8 @@ def train_stage(
                 callbacks = _callbacks(name, descent.recipe, descent.plan, prepared, progress, event)
                 attempt.train(descent.recipe, model, descent.plan, prepared, adapter, callbacks)
                 stop.at_once()
-                return _finish(attempt, engine, prepared, out, descent.notches, ranks)
+                dropout = recipe.lora.lora_dropout if adapter is None else _dropout_of(adapter)
+                return _finish(attempt, engine, prepared, out, descent.notches, ranks, dropout)
             except KeyboardInterrupt as error:
                 attempt.rescue(error)
                 raise
@@ -171,13 +172,14 @@ def _finish(
     out: Path,
     notches: list[dict[str, Any]],
     ranks: Ranks,
+    lora_dropout: float,
 ) -> Trained:
     """Save the adapter, and say how it went."""
     from lowvram_ft.training.reporting.callbacks import memory_bytes
 
     loaded, trainer = attempt.loaded, attempt.trainer
     peaks = ranks.gather(memory_bytes())
-    folder = _save(trainer.model, out) if ranks.leads else out / "adapter"
+    folder = _save(trainer.model, out, lora_dropout) if ranks.leads else out / "adapter"
     result = {
         "engine": engine.name,
         "device": loaded.device,
@@ -228,10 +230,20 @@ def _gpu_gone(name: str, error: BaseException) -> MachineError:
     )
 
 
-def _save(model: Any, out: Path) -> Path:
-    """Save the adapter as a PEFT folder, atomically."""
+def _dropout_of(adapter: Path) -> float:
+    """What an adapter was made with."""
+    return float(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["lora_dropout"])
+
+
+def _save(model: Any, out: Path, lora_dropout: float) -> Path:
+    """Save the adapter as a PEFT folder, atomically.
+
+    Its dropout is the one that it was made with, also where this stage trained without: a later one goes on with it.
+    """
     folder, temporary = out / "adapter", out / ".adapter.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
+    for config in model.peft_config.values():
+        config.lora_dropout = lora_dropout
     model.save_pretrained(temporary)
     if not (temporary / "adapter_model.safetensors").is_file():
         raise TrainingError(f"{temporary}: PEFT saved no adapter_model.safetensors; check the versions with doctor")

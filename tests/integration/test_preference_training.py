@@ -343,7 +343,8 @@ def test_references_of_another_adapter_are_not_taken(
 
 def test_a_new_adapters_reference_is_the_base(tiniest: Path, pairs_file: Path, tmp_path: Path) -> None:
     trained = run_pairs(pair_recipe(tiniest, max_steps=1), pairs_file, tmp_path)
-    assert json.loads((trained.adapter / "adapter_config.json").read_text())["lora_dropout"] == 0.0, "it is off"
+    kept = json.loads((trained.adapter / "adapter_config.json").read_text())["lora_dropout"]
+    assert kept == pair_recipe(tiniest).lora.lora_dropout > 0, "off in this stage alone"
     line = json.loads((tmp_path / FILE).read_text().splitlines()[0])
     base = Brute(tiniest, None)
     plain = {round(base.log_prob(pair(n)["prompt"], pair(n)["chosen"])[0], 2) for n in range(8)}
