@@ -5,23 +5,27 @@
 RUN is a finished run; its last stage's adapter is continued, and its exports are evaluated as ``base`` and ``sft``. For
 each seed, the model answers (recipe ``demo_preference``), its answers are judged, and one round of each method is
 trained on the same pair set, exported, and evaluated greedily. Every part is kept under ``--out``: interrupted, the
-same command goes on, and what was timed in pieces is not reported as a time. Prints tables, and writes
-``results/preference.json`` unless ``--max-tasks`` or ``--set`` make it a trial.
+same command goes on, and what was timed in pieces is not reported as a time.
+
+Prints tables, and writes ``results/preference.json`` with ``results/preference_outcomes.jsonl`` (what each task came
+to, a line for a seed, a model and a suite), unless ``--max-tasks`` or ``--set`` make it a trial. Seeds of earlier
+calls, also of another run on another machine, stay and count in the tables: each with its own base and SFT.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lowvram_ft.evaluation.comparison import compare
 from lowvram_ft.evaluation.evaluate import evaluate
-from lowvram_ft.evaluation.metrics import summarize
+from lowvram_ft.evaluation.metrics import Scores, summarize
 from lowvram_ft.evaluation.suites import load_suite
 from lowvram_ft.hardware import detect
 from lowvram_ft.inference.llama import LlamaCpp
@@ -31,9 +35,10 @@ from lowvram_ft.pipeline.exporting import export, export_base
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import Recipe, Resolved, load
 from lowvram_ft.report.cells import RATES, amount_cell, rate_cell
-from lowvram_ft.run_dir import RunDir, read_jsonl, versions, write_json
+from lowvram_ft.run_dir import RunDir, read_jsonl, versions, write_json, write_text
 
-RESULTS = Path(__file__).parent / "results" / "preference.json"
+RESULTS = Path(__file__).parent / "results"
+FILE, OUTCOMES = "preference.json", "preference_outcomes.jsonl"
 RECIPE = "demo_preference"
 SUITES = ("samples", "humaneval")
 METHODS = ("rft", "dpo")
@@ -174,21 +179,48 @@ def _train(job: Job) -> dict[str, Any]:
     }
 
 
-def table(samples: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """Means of every suite, by model, over all seeds; and paired differences.
-
-    Seeds of a method are samples of a task: its values are averaged over them before tasks are.
+def outcomes_of(samples: Path, seed: int) -> list[dict[str, Any]]:
+    """What each task came to, in a few numbers: a line for each model and suite.
 
     Args:
-        samples: records of all evaluations.
-        seeds: those that count.
+        samples: records of all evaluations of a run.
+        seed: of the models that were trained on preferences.
+    """
+    fields = [field.name for field in dataclasses.fields(Scores)]
+    steps = {"base": "base", "sft": "sft"} | {f"{method}:{seed}": method for method in METHODS}
+    found: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    for record in {record["key"]: record for record in read_jsonl(samples)}.values():
+        if record["step"] in steps:
+            values = [record["n_tokens"], *(record["scores"].get(field) for field in fields)]
+            found.setdefault((steps[record["step"]], record["suite"]), {})[record["task"]] = [_short(v) for v in values]
+    return [
+        {"seed": seed, "model": model, "suite": suite, "fields": ["n_tokens", *fields], "tasks": tasks}
+        for (model, suite), tasks in found.items()
+    ]
+
+
+def _short(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def table(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Means of every suite, by model, over all seeds; and paired differences.
+
+    Seeds are samples of a task: its values are averaged over them before tasks are.
+
+    Args:
+        lines: as `outcomes_of` gives them.
 
     Returns:
         Suite to ``means`` (model to means) and ``differences`` (to SFT; of SFT to the base).
     """
-    steps = {"base": ["base"], "sft": ["sft"]} | {m: [f"{m}:{seed}" for seed in seeds] for m in METHODS}
-    records = {record["key"]: record for record in read_jsonl(samples)}.values()
-    by_model = {model: [r for r in records if r["step"] in names] for model, names in steps.items()}
+    by_model: dict[str, list[dict[str, Any]]] = {model: [] for model in TITLES}
+    for line in lines:
+        for task, values in line["tasks"].items():
+            n_tokens, *scores = values
+            record = {"suite": line["suite"], "task": task, "n_tokens": n_tokens}
+            named = dict(zip(line["fields"][1:], scores, strict=True))
+            by_model[line["model"]].append(record | {"scores": named})
     means = {model: summarize(found) for model, found in by_model.items()}
     since = {"sft": "base"} | dict.fromkeys(METHODS, "sft")
     differences = {model: compare(by_model[other], by_model[model]) for model, other in since.items()}
@@ -223,7 +255,8 @@ def print_table(suites: dict[str, Any]) -> None:
 
 def print_times(seeds: dict[str, Any]) -> None:
     """Minutes of each part, a line a seed."""
-    for seed, parts in seeds.items():
+    for seed, found in seeds.items():
+        parts = found["parts"]
         told = ", ".join(
             f"{name} {part['seconds'] / 60:.1f}" if part["seconds"] is not None else f"{name} in pieces"
             for name, part in parts.items()
@@ -242,20 +275,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     benchmark = Benchmark(options.run, options.out, options.set, options.max_tasks)
     ggufs = benchmark.ggufs()
     own = {name: benchmark.parts.do(f"{name}-eval", lambda n=name: benchmark.evaluate(n, ggufs[n])) for name in ggufs}  # type: ignore[misc]
-    machine = detect()
-    entry: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(), "cpu": machine.cpu_model, "cpus": machine.cpu_count,
-        "ram_bytes": machine.ram_total_bytes, "versions": versions(),
-        "settings": benchmark.settings().model_dump(mode="json", include={"preference", "train", "lora", "export"}),
-        "seconds": {name: part["seconds"] for name, part in own.items()}, "seeds": {}, "suites": {},
-    }  # fmt: skip
-    for number, seed in enumerate(options.seeds, 1):
-        entry["seeds"][str(seed)] = _without_paths(benchmark.seed(seed, ggufs["sft"]))
-        entry["suites"] = table(benchmark.samples, options.seeds[:number])
-        if options.max_tasks is None and not options.set:
-            write_json(RESULTS, entry)
+    folder = RESULTS if options.max_tasks is None and not options.set else options.out / "trial"
+    for seed in options.seeds:
+        _keep(folder, seed, benchmark, own, benchmark.seed(seed, ggufs["sft"]))
+    entry = json.loads((folder / FILE).read_text(encoding="utf-8"))
     print_table(entry["suites"])
     print_times(entry["seeds"])
+
+
+def _keep(folder: Path, seed: int, benchmark: Benchmark, own: dict[str, Any], parts: dict[str, Any]) -> None:
+    """Put a seed beside those that are there, and make the tables anew."""
+    file, outcomes = folder / FILE, folder / OUTCOMES
+    seeds = json.loads(file.read_text(encoding="utf-8"))["seeds"] if file.is_file() else {}
+    if str(seed) not in seeds or seeds[str(seed)]["parts"] != _without_paths(parts):
+        machine = detect()
+        seeds[str(seed)] = {
+            "date": datetime.now(UTC).date().isoformat(), "cpu": machine.cpu_model, "cpus": machine.cpu_count,
+            "ram_bytes": machine.ram_total_bytes, "versions": versions(),
+            "seconds": {name: part["seconds"] for name, part in own.items()}, "parts": _without_paths(parts),
+        }  # fmt: skip
+    others = [line for line in read_jsonl(outcomes) if line["seed"] != seed] if outcomes.is_file() else []
+    lines = sorted([*others, *outcomes_of(benchmark.samples, seed)], key=lambda line: line["seed"])
+    write_text(outcomes, "".join(json.dumps(line) + "\n" for line in lines))
+    settings = benchmark.settings().model_dump(mode="json", include={"preference", "train", "lora", "export"})
+    write_json(file, {"settings": settings, "seeds": dict(sorted(seeds.items())), "suites": table(lines)})
 
 
 def _without_paths(parts: dict[str, Any]) -> dict[str, Any]:
