@@ -286,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _keep(folder: Path, seed: int, benchmark: Benchmark, own: dict[str, Any], parts: dict[str, Any]) -> None:
     """Put a seed beside those that are there, and make the tables anew."""
     file, outcomes = folder / FILE, folder / OUTCOMES
-    seeds = json.loads(file.read_text(encoding="utf-8"))["seeds"] if file.is_file() else {}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"seeds": {}}
+    seeds = dict(before["seeds"])
     if str(seed) not in seeds or seeds[str(seed)]["parts"] != _without_paths(parts):
         machine = detect()
         seeds[str(seed)] = {
@@ -294,11 +295,15 @@ def _keep(folder: Path, seed: int, benchmark: Benchmark, own: dict[str, Any], pa
             "ram_bytes": machine.ram_total_bytes, "versions": versions(),
             "seconds": {name: part["seconds"] for name, part in own.items()}, "parts": _without_paths(parts),
         }  # fmt: skip
-    others = [line for line in read_jsonl(outcomes) if line["seed"] != seed] if outcomes.is_file() else []
+    known = list(read_jsonl(outcomes)) if outcomes.is_file() else []
+    others = [line for line in known if line["seed"] != seed]
     lines = sorted([*others, *outcomes_of(benchmark.samples, seed)], key=lambda line: line["seed"])
-    write_text(outcomes, "".join(json.dumps(line) + "\n" for line in lines))
     settings = benchmark.settings().model_dump(mode="json", include={"preference", "train", "lora", "export"})
-    write_json(file, {"settings": settings, "seeds": dict(sorted(seeds.items())), "suites": table(lines)})
+    entry = {"settings": settings, "seeds": dict(sorted(seeds.items())), "suites": table(lines)}
+    if lines != known:
+        write_text(outcomes, "".join(json.dumps(line) + "\n" for line in lines))
+    if json.loads(json.dumps(entry)) != before:
+        write_json(file, entry)
 
 
 def _without_paths(parts: dict[str, Any]) -> dict[str, Any]:
