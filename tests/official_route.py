@@ -103,7 +103,7 @@ def llama_cpp_source() -> Path:
 
 
 def peft_merge(
-    base: Path, adapters: Sequence[Path], out: Path, dtype: str = "float32", *, separate_head: bool = False
+    base: Path, adapters: Sequence[Path], out: Path, dtype: str = "float64", *, separate_head: bool = False
 ) -> Path:
     """Merge with PEFT, one adapter after the other, and save the model and its tokenizer.
 
@@ -111,7 +111,8 @@ def peft_merge(
         base: a model folder.
         adapters: adapter folders, first trained first.
         out: the folder to write.
-        dtype: torch's name of the type to merge in.
+        dtype: torch's name of the type to merge in. The last bit of a sum in float32 (which bfloat16 is merged in)
+            depends on the processor; in float64 it does not, and each merge is rounded to float32.
         separate_head: give a tied model a head of its own before the merge, as PEFT's own warning advises.
     """
     import torch
@@ -123,7 +124,11 @@ def peft_merge(
     if separate_head:
         model.lm_head.weight.data = model.model.embed_tokens.weight.data.clone()
     for adapter in adapters:
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+        if dtype == "float64":
+            model = adapted.to(torch.float64).merge_and_unload().to(torch.float32)
+        else:
+            model = adapted.merge_and_unload()
     model.save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (base / name).is_file():

@@ -2,6 +2,8 @@
 
 A change holds only where its tensors lie, and reads what a slab of rows needs when it is applied: the memory that
 an adapter takes does not depend on how many tensors it changes, and any number of threads can apply it at once.
+
+Products are summed in float64 and rounded once (`sums`): the weights are the same on every machine.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 
 from ..checkpoints.weights import DTYPES, Float32, TensorInfo, read_rows
 from .experts import ExpertLowRank
+from .sums import add_product
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,11 @@ class LowRank:
             return np.ascontiguousarray(_read_columns(self.a, rows).T), np.ascontiguousarray(_whole(self.b).T)
         return read_rows(self.b, rows), _whole(self.a)
 
-    def delta(self, rows: slice | None = None) -> Float32:
-        """``scale * B[rows] @ A`` as float32 ``[rows, in]``."""
-        b, a = self.factors(rows)
-        product: Float32 = b @ a
-        product *= np.float32(self.scale)
-        return product
-
     def apply(self, values: Float32, rows: slice | None) -> Float32:
         """The rows after the change; ``values`` is overwritten."""
-        values += self.delta(rows)
-        if self.magnitude is not None:
-            # Squares are summed in float64, so that the norm does not depend on the order of summation.
-            norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64)).astype(np.float32)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values *= (read_rows(self.magnitude, rows) / norms)[:, None]
-        return values
+        b, a = self.factors(rows)
+        magnitude = None if self.magnitude is None else read_rows(self.magnitude, rows)
+        return add_product(values, b, a, self.scale, magnitude)
 
     def equals_transposed(self, other: LowRank) -> bool:
         """Whether ``other`` adds the same to a head that this adds to an embedding."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..checkpoints.shards import Float32, TensorInfo, row_range
 from ..errors import BrokenFileError, UnsupportedError
+from .sums import add_product
 
 STACK = ".mlp.experts"
 """How the module that holds the experts of a layer ends."""
@@ -55,10 +56,7 @@ class ExpertLowRank:
         start, stop = row_range(self.shape, rows)
         rank = self.a.shape[0] // self.n_experts
         b = self.b.read(slice(self.first_row + start, self.first_row + stop))[:, self.expert :: self.n_experts]
-        product = b @ self.a.read(slice(self.expert * rank, (self.expert + 1) * rank))
-        product *= self.scale
-        values += product
-        return values
+        return add_product(values, b, self.a.read(slice(self.expert * rank, (self.expert + 1) * rank)), self.scale)
 
 
 def require_known_parameters(path: Path, parameters: list[str] | None) -> None:

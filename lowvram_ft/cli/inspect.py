@@ -58,7 +58,6 @@ def plan(
     from lowvram_ft.hardware import detect
     from lowvram_ft.memory.cards import find_card
     from lowvram_ft.memory.for_recipe import plan_stages
-    from lowvram_ft.memory.table import print_plan
     from lowvram_ft.recipe import load
 
     resolved = load(name, overrides)
@@ -70,6 +69,8 @@ def plan(
     if as_json:
         print_json({"fits": fits, "stages": {stage: found.to_json() for stage, found in plans.items()}})
     else:
+        from lowvram_ft.memory.table import print_plan
+
         for stage, found in plans.items():
             print_plan(stage, found, console())
     if not fits:
