@@ -192,7 +192,7 @@ def errors_block() -> str:
     for module, classes in error_classes().items():
         rows = [
             (
-                f"`{kind.__name__}`",
+                f"[`{kind.__name__}`](#{kind.__name__.lower()})",
                 "" if kind.__base__ in (None, Exception) else f"`{kind.__base__.__name__}`",
                 str(vars(kind).get("exit_code", getattr(kind, "exit_code", 1))),
                 plain((kind.__doc__ or "").split("\n\n")[0]),

@@ -79,7 +79,7 @@ def undocumented(docs: Path = DOCS) -> list[str]:
     """Commands, errors and metrics that the page meant for them does not name, and pages that the map leaves out."""
     wanted = {
         "cli.md": [f"## {name}\n" for name, _ in commands()],
-        "errors.md": [f"`{kind.__name__}`" for classes in error_classes().values() for kind in classes],
+        "errors.md": [f"### {kind.__name__}\n" for classes in error_classes().values() for kind in classes],
         "evaluation.md": [f"`{metric}`" for metric in (*METRICS, *ERRORS, *AMOUNTS, "pass@1", "pass@3")],
         "index.md": [f"({page.name})" for page in sorted(docs.glob("*.md")) if page.name != "index.md"],
     }

@@ -32,6 +32,7 @@ from lowvram_ft.errors import (
     Terminated,
     UsageError,
     cannot_write,
+    explanation,
     is_disk_full,
 )
 
@@ -78,6 +79,7 @@ def main() -> None:
         else:
             for problem in str(shown).splitlines():
                 click.echo(f"error: {_rank(error)}{problem}", err=True)
+            click.echo(f"see {explanation(shown)}", err=True)
         code = getattr(shown, "exit_code", 1)
     sys.exit(code)
 

@@ -127,7 +127,7 @@ def test_what_the_hub_does_not_have_is_one_line(
 ) -> None:
     done = _lowvram_ft(hub, tmp_path, "train", _recipe(tmp_path, **{old: new}), "--out", tmp_path / "run")
     assert done.returncode == code
-    problem = done.stderr.strip().splitlines()[-1]
+    problem = done.stderr.strip().splitlines()[-2]
     assert problem.startswith(f"error: {message}")
     assert "Traceback" not in done.stderr
 

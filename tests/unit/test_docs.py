@@ -94,7 +94,7 @@ def test_links(generate, page, link, problem):
     ("name", "text", "problem"),
     [
         ("cli.md", "## lowvram-ft data verify\n", "cli.md: lowvram-ft data verify is not documented"),
-        ("errors.md", "`GateMissed`", "errors.md: GateMissed is not documented"),
+        ("errors.md", "### GateMissed\n", "errors.md: GateMissed is not documented"),
         ("evaluation.md", "`pass@3`", "evaluation.md: pass@3 is not documented"),
         ("index.md", "(log.md)", "index.md: log.md is not documented"),
     ],
