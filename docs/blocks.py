@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import import_blocks
 import memory_blocks
+import peer_blocks
 import result_blocks
 
 import gguf_export.errors
@@ -288,10 +290,14 @@ def _contracts() -> list[dict[str, Any]]:
     return contracts
 
 
+def _layers() -> list[str]:
+    layers: list[str] = next(contract["layers"] for contract in _contracts() if contract["type"] == "layers")
+    return layers
+
+
 def layers_block() -> str:
     """The layers of the package, from top to bottom."""
-    layers = next(contract["layers"] for contract in _contracts() if contract["type"] == "layers")
-    return "```\n" + "\n".join(layers) + "\n```\n"
+    return "```\n" + "\n".join(_layers()) + "\n```\n"
 
 
 def contracts_block() -> str:
@@ -357,7 +363,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "models": models_block,
     "sources": sources_block,
     "layers": layers_block,
+    "imports": lambda: import_blocks.imports_block(_layers()),
     "contracts": contracts_block,
+    "peers": lambda: peer_blocks.peers_block(table),
     "memory-plans": lambda: memory_blocks.plans_block(table),
     "memory-levers": lambda: memory_blocks.levers_block(table),
     "memory-cards": lambda: memory_blocks.cards_block(table),
