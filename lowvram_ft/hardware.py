@@ -206,6 +206,19 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process has held, mapped files included; None on Windows.
+
+    Source: ``getrusage(2)``: ``ru_maxrss`` is in KiB on Linux, in bytes on macOS.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def cpu_flags() -> tuple[str, ...]:
     """Those of `CPU_FLAGS` that this machine's CPU has; empty where ``/proc/cpuinfo`` does not say."""
     return cpu_facts(Path("/proc/cpuinfo"))[1]

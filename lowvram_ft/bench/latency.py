@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lowvram_ft.errors import UsageError
+from lowvram_ft.hardware import peak_rss_bytes
 from lowvram_ft.inference import Completion, Generator, Sampling, percentile
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.progress import Progress
@@ -205,16 +205,3 @@ def decode_rate(answer: Completion) -> float | None:
     """Tokens a second after the first; None of an answer of one token, and of one that came in one piece."""
     seconds = answer.seconds - answer.first_token_s
     return (answer.n_tokens - 1) / seconds if answer.n_tokens > 1 and seconds > 0 else None
-
-
-def peak_rss_bytes() -> int | None:
-    """The most memory that this process has held, mapped files included; None on Windows.
-
-    Source: ``getrusage(2)``: ``ru_maxrss`` is in KiB on Linux, in bytes on macOS.
-    """
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

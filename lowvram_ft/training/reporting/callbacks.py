@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lowvram_ft.errors import TrainingError
+from lowvram_ft.hardware import peak_rss_bytes
 from lowvram_ft.progress import Progress
 
 Event = Callable[..., None]
@@ -104,5 +103,4 @@ def memory_bytes() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return peak_rss_bytes() or 0
