@@ -15,8 +15,8 @@ import tomllib
 
 from setup import ROOT, cache
 
-TRAINING = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
-"""Torch, and what needs it; pyarrow comes with datasets otherwise."""
+TRAINING = ("accelerate", "bitsandbytes", "peft", "torch", "trl")
+"""Torch, and what needs it."""
 EXTRAS = ("demo", "dev", "docs", "serve")
 
 
@@ -38,7 +38,7 @@ def test(python: str, of_pytest: list[str]) -> int:
     if not bin_python.exists():
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
     pip = [str(bin_python), "-m", "pip", "install", "-q"]
-    subprocess.run([*pip, "pyarrow", *requirements()], check=True)
+    subprocess.run([*pip, *requirements()], check=True)
     wheels = sorted((cache() / "wheels").glob("*/llama_cpp_python-*.whl"))
     if not wheels:
         print("other-pythons: no wheel of llama-cpp-python in the cache; run: make setup", file=sys.stderr)

@@ -55,6 +55,13 @@ def blocks(page: Path) -> Iterator[Block]:
             yield Block(name, line, mark["how"] if mark else None, tuple(commands(match["body"])))
 
 
+def recipes(page: Path) -> Iterator[str]:
+    """The recipes that a page shows whole: those that begin with a schema version."""
+    for match in _BLOCK.finditer("\n" + page.read_text(encoding="utf-8")):
+        if match["language"] == "toml" and match["body"].startswith("schema_version"):
+            yield match["body"]
+
+
 def commands(body: str) -> Iterator[tuple[str, ...]]:
     """The commands of a block.
 

@@ -18,7 +18,7 @@ from lowvram_ft.cli import cli as root
 from lowvram_ft.errors import UsageError
 from lowvram_ft.recipe import load, shipped_recipes
 from tests.cli.conftest import Cli
-from tests.documented import ROOT, Block, blocks, pages
+from tests.documented import ROOT, Block, blocks, pages, recipes
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 OURS = [block for block in BLOCKS if any(words[0] == "lowvram-ft" for words in block.commands)]
@@ -29,6 +29,8 @@ FOREIGN = {
 }  # fmt: skip
 """Programs of others: what they take is theirs."""
 HOWS = re.compile(r"here|in (tests/[\w/]+\.py|Makefile)|with a GPU( and the hub)?|with the hub|by hand: .+")
+SHOWN = {"our", "nights"}
+"""Recipes whose text a page shows, to be saved under this name."""
 RECIPES = {path.stem for path in shipped_recipes()}
 
 
@@ -75,7 +77,7 @@ def check_own(words: Sequence[str]) -> None:
     if overrides := made.params.get("overrides"):
         load(recipe if recipe in RECIPES else "stage_a_kodcode", overrides)
     elif recipe and any(param.name in ("name", "recipe") and param.metavar == "RECIPE" for param in command.params):
-        assert recipe in RECIPES or recipe == "our" or recipe.isupper(), f"{recipe}: no recipe ships by that name"
+        assert recipe in RECIPES or recipe in SHOWN or recipe.isupper(), f"{recipe}: no recipe ships by that name"
 
 
 def check_python(words: Sequence[str]) -> None:
@@ -136,6 +138,14 @@ def test_what_is_marked_so_runs(block: Block, here: Cli, tmp_path: Path) -> None
             outcome = here(*words[1:])
             assert outcome.code in (0, 3) if words[1] in ("doctor", "plan") else outcome.code == 0, outcome.stderr
             assert outcome.stdout, f"{' '.join(words)} prints nothing"
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if any(recipes(page))], ids=lambda page: page.name)
+def test_recipes_that_a_page_shows_can_be_loaded(page: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(recipes(page)):
+        path = tmp_path / f"shown{number}.toml"
+        path.write_text(text + "\n")
+        assert load(str(path)).stages
 
 
 # --- the checks can fail
