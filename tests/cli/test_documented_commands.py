@@ -24,7 +24,7 @@ BLOCKS = [block for page in pages() for block in blocks(page)]
 OURS = [block for block in BLOCKS if any(words[0] == "lowvram-ft" for words in block.commands)]
 HERE = [block for block in BLOCKS if block.how == "here"]
 FOREIGN = {
-    ".", "brew", "cd", "git", "nvidia-smi", "ollama", "ray", "rm", "sky", "sudo", "uv", "vllm", "wsl", "llama-server",
+    ".", "brew", "cd", "export", "git", "nvidia-smi", "ollama", "ray", "rm", "sky", "sudo", "uv", "vllm", "wsl", "llama-server",
     "xcode-select", "hf",
 }  # fmt: skip
 """Programs of others: what they take is theirs."""
