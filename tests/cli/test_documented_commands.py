@@ -181,6 +181,17 @@ def said(error: BaseException) -> str:
     return error.format_message() if isinstance(error, click.ClickException) else str(error)
 
 
+def test_an_option_that_goes_while_a_page_shows_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [words for block in BLOCKS for words in block.commands if words[:2] == ("lowvram-ft", "plan")]
+    shown = [words for words in shown if "--vram" in words]
+    assert shown
+    command = root.commands["plan"]
+    check(shown[0])
+    monkeypatch.setattr(command, "params", [param for param in command.params if "--vram" not in param.opts])
+    with pytest.raises(click.NoSuchOption):
+        check(shown[0])
+
+
 def test_blocks_are_found_with_their_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
