@@ -13,27 +13,29 @@ from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_jso
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Look at this machine: GPU, memory, disk, compiler, llama.cpp. Exit code 3 if something is failing."""
-    from dataclasses import asdict
+    """Look at this machine, and say how to mend what is wrong: the first thing to paste into a bug report.
 
+    Driver and CUDA, what is free on the card and who holds the rest, memory, disks, compiler, llama.cpp,
+    sandbox, packages, the hub's cache, Ollama. No line holds a name or a token. Exit code 3 if something is failing.
+    """
+    from lowvram_ft import __version__
     from lowvram_ft.doctor import doctor as examine
 
     checks = examine()
-    failing = any(check.status == "failing" for check in checks)
+    counts = {status: sum(check.status == status for check in checks) for status in ("failing", "warning")}
     if as_json:
-        print_json({"ok": not failing, "checks": [asdict(check) for check in checks]})
+        found = [check.to_json() for check in checks]
+        print_json({"ok": not counts["failing"], "version": __version__, "checks": found})
     else:
-        marks = {
-            "ok": "[green]ok[/green]     ",
-            "warning": "[yellow]warning[/yellow]",
-            "failing": "[red]failing[/red]",
-        }
+        marks = {"ok": "green", "warning": "yellow", "failing": "red"}
         out = console()
         for check in checks:
-            out.print(f"{marks[check.status]}  {check.name}: {check.found}")
+            out.print(f"[{marks[check.status]}]{check.status:<9}[/]", end="")
+            out.print(f"{check.name}: {check.found}", markup=False)
             if check.mend and check.status != "ok":
                 out.print(f"         {check.mend}", markup=False)
-    if failing:
+        out.print(f"{counts['failing']} failing, {counts['warning']} to look at")
+    if counts["failing"]:
         context.exit(3)
 
 
