@@ -14,6 +14,7 @@ from typing import TextIO
 import click
 
 from lowvram_ft import __version__
+from lowvram_ft.cli.clean import clean
 from lowvram_ft.cli.cloud import cloud
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
@@ -48,7 +49,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     demo, run, doctor, init, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve,
-    report, cloud,
+    report, cloud, clean,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)
