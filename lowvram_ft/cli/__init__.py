@@ -16,6 +16,7 @@ import click
 from lowvram_ft import __version__
 from lowvram_ft.cli.clean import clean
 from lowvram_ft.cli.cloud import cloud
+from lowvram_ft.cli.completion import completion
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
 from lowvram_ft.cli.improve import improve
@@ -49,7 +50,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     demo, run, doctor, init, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve,
-    report, cloud, clean,
+    report, cloud, clean, completion,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)

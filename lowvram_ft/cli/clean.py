@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lowvram_ft.cli import completing
 from lowvram_ft.cli.options import FOLDER, json_option, print_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("what", nargs=-1, metavar="[WHAT]...")
+@click.argument("what", nargs=-1, metavar="[WHAT]...", shell_complete=completing.to_clean)
 @click.option(
     "--runs",
     type=FOLDER,

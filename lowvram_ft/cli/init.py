@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from lowvram_ft.cli import completing
 from lowvram_ft.cli.options import FILE, PATH, SIZE, json_option, print_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ BRINGS = ("repository", "rows", "kodcode", "samples")
 @click.option("--data", "brings", type=click.Choice(BRINGS), help="What the model learns from (default: asked for).")
 @click.option("--repo", metavar="PATH", type=PATH, help="Your project with its tests; as --data repository.")
 @click.option("--rows", metavar="FILE", type=FILE, help="Your rows in JSONL; as --data rows.")
-@click.option("--base", metavar="MODEL", help="This base model, and no other.")
+@click.option("--base", metavar="MODEL", shell_complete=completing.models, help="This base model, and no other.")
 @click.option(
     "--hours",
     type=click.FloatRange(min=0, min_open=True),

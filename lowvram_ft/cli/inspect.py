@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, set_option
+from lowvram_ft.cli import completing
+from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, recipe_argument, set_option
 
 
 @click.command()
@@ -40,7 +41,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--vram", metavar="SIZE", type=SIZE, help="Plan for a card of this size: 4, 4GiB, 4096MiB.")
 @click.option("--ram", metavar="SIZE", type=SIZE, help="Plan for so much host memory.")
@@ -85,7 +86,7 @@ def recipe() -> None:
 
 
 @recipe.command("show")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @json_option
 def recipe_show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -123,7 +124,7 @@ def recipe_list(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=FOLDER, shell_complete=completing.runs)
 @json_option
 def report(run: Path, as_json: bool) -> None:
     """Show the table of a run: before beside after, latency, gates."""
