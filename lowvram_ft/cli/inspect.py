@@ -6,39 +6,42 @@ from pathlib import Path
 
 import click
 
-from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, set_option
+from lowvram_ft.cli import completing
+from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, recipe_argument, set_option
 
 
 @click.command()
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Look at this machine: GPU, memory, disk, compiler, llama.cpp. Exit code 3 if something is failing."""
-    from dataclasses import asdict
+    """Look at this machine, and say how to mend what is wrong: the first thing to paste into a bug report.
 
+    Driver and CUDA, what is free on the card and who holds the rest, memory, disks, compiler, llama.cpp,
+    sandbox, packages, the hub's cache, Ollama. No line holds a name or a token. Exit code 3 if something is failing.
+    """
+    from lowvram_ft import __version__
     from lowvram_ft.doctor import doctor as examine
 
     checks = examine()
-    failing = any(check.status == "failing" for check in checks)
+    counts = {status: sum(check.status == status for check in checks) for status in ("failing", "warning")}
     if as_json:
-        print_json({"ok": not failing, "checks": [asdict(check) for check in checks]})
+        found = [check.to_json() for check in checks]
+        print_json({"ok": not counts["failing"], "version": __version__, "checks": found})
     else:
-        marks = {
-            "ok": "[green]ok[/green]     ",
-            "warning": "[yellow]warning[/yellow]",
-            "failing": "[red]failing[/red]",
-        }
+        marks = {"ok": "green", "warning": "yellow", "failing": "red"}
         out = console()
         for check in checks:
-            out.print(f"{marks[check.status]}  {check.name}: {check.found}")
+            out.print(f"[{marks[check.status]}]{check.status:<9}[/]", end="")
+            out.print(f"{check.name}: {check.found}", markup=False)
             if check.mend and check.status != "ok":
                 out.print(f"         {check.mend}", markup=False)
-    if failing:
+        out.print(f"{counts['failing']} failing, {counts['warning']} to look at")
+    if counts["failing"]:
         context.exit(3)
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--vram", metavar="SIZE", type=SIZE, help="Plan for a card of this size: 4, 4GiB, 4096MiB.")
 @click.option("--ram", metavar="SIZE", type=SIZE, help="Plan for so much host memory.")
@@ -83,7 +86,7 @@ def recipe() -> None:
 
 
 @recipe.command("show")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @json_option
 def recipe_show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -121,7 +124,7 @@ def recipe_list(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=FOLDER, shell_complete=completing.runs)
 @json_option
 def report(run: Path, as_json: bool) -> None:
     """Show the table of a run: before beside after, latency, gates."""

@@ -21,6 +21,7 @@ from lowvram_ft.cli.options import (
     progress,
     quiet_option,
     ray_option,
+    recipe_argument,
     sandbox_option,
     set_option,
 )
@@ -67,7 +68,7 @@ def _show(run: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @out_option
 @enforce_option
@@ -96,7 +97,7 @@ def demo(overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: boo
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--pairs", type=PATH, help="A pair set, or a JSONL file of pairs, for its stage of preferences.")
 @out_option

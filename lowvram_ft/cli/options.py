@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lowvram_ft.cli import completing
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,6 +53,7 @@ MODEL_HELP = (
     "address of an OpenAI-compatible server (http://localhost:11434#name)."
 )
 
+recipe_argument = click.argument("name", metavar="RECIPE", shell_complete=completing.recipes)
 set_option = click.option(
     "--set",
     "overrides",
