@@ -17,6 +17,7 @@ from lowvram_ft import __version__
 from lowvram_ft.cli.cloud import cloud
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
+from lowvram_ft.cli.hub import pull, push
 from lowvram_ft.cli.improve import improve
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, run, train
@@ -47,7 +48,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     demo, run, doctor, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve, report,
-    cloud,
+    cloud, push, pull,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)
