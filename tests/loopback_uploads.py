@@ -153,10 +153,8 @@ class Uploads:
             return _error(412, "A commit has happened since. Please refresh and try again.")
         for line in lines[1:]:
             value = line["value"]
-            if line["key"] == "lfsFile":
-                content = self.blobs[value["oid"]]
-            else:
-                content = base64.b64decode(value["content"])
+            large = line["key"] == "lfsFile"
+            content = self.blobs[value["oid"]] if large else base64.b64decode(value["content"])
             (folder / value["path"]).write_bytes(content)
         oid = hashlib.sha1(json.dumps(lines).encode()).hexdigest()
         self.hub.commits[name] = oid

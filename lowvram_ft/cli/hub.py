@@ -75,6 +75,8 @@ def push(
         print_json(found)
         return
     click.echo(f"{found['url']} ({'private' if found['private'] else 'public'}), commit {found['commit'][:10]}")
+    if found["unchanged"]:
+        click.echo("all of it was there already")
     for file in found["files"]:
         click.echo(f"  {file['name']}  {file['size_bytes']:,} bytes")
 

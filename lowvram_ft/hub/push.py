@@ -173,7 +173,7 @@ def send(push: Push, progress: Progress) -> dict[str, Any]:
         progress: where a person reads what is going on.
 
     Returns:
-        What `Push.to_json` says, with ``url`` and ``commit``.
+        What `Push.to_json` says, with ``url``, ``commit``, and ``unchanged`` where everything was there already.
 
     Raises:
         UsageError: there is no token, or it may not write there.
@@ -204,7 +204,8 @@ def send(push: Push, progress: Progress) -> dict[str, Any]:
             repo_type="model",
             parent_commit=push.remote.commit,
         )
-    return {**push.to_json(), "url": str(done.repo_url), "commit": done.oid}
+    unchanged = done.oid == push.remote.commit
+    return {**push.to_json(), "url": str(done.repo_url), "commit": done.oid, "unchanged": unchanged}
 
 
 def _looked(repo_id: str, dry_run: bool, notes: list[str]) -> Remote:

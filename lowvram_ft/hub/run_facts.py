@@ -218,7 +218,7 @@ def _overrides(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             if origin == "--set":
                 section, _, inner = key.partition(".")
                 found[key] = stage["recipe"][section][inner] if inner else stage["recipe"][section]
-    return None if any(value is None for value in found.values()) else found
+    return None if any(value is None for value in found.values()) else dict(sorted(found.items()))
 
 
 def _is_shipped(recipe: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
