@@ -49,7 +49,8 @@ def push(
     A run is sent as both, in one repository. The token is the one of `hf auth login`, or HF_TOKEN. After an
     interruption the same command sends what has not arrived.
     """
-    from lowvram_ft.hub.push import Choices, plan_push, send
+    from lowvram_ft.hub.parts import Choices
+    from lowvram_ft.hub.push import plan_push, send
 
     _client_bars(quiet)
     wanted = {"adapter": "adapter", "gguf": "gguf"}.get(want or "")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gguf_export
-from lowvram_ft.errors import ModelError, UsageError, cannot_write
+from lowvram_ft.errors import MachineError, ModelError, UsageError, cannot_write
 from lowvram_ft.hub.artifacts import BESIDE_ADAPTER, CONFIG, WEIGHTS
 from lowvram_ft.hub.client import errors_of, open_api
 from lowvram_ft.hub.names import REPO_ID, require_repo_id
@@ -113,15 +113,29 @@ def cached_adapter(repository: str, progress: Progress) -> Path:
     repo_id, revision = split(repository)
     patterns = [CONFIG, WEIGHTS, *BESIDE_ADAPTER]
     progress.say(f"adapter: {repository} on the hub")
-    with errors_of(repo_id, constants.HF_HUB_CACHE, writing=False):
-        if not constants.HF_HUB_OFFLINE:
+    away = bool(constants.HF_HUB_OFFLINE)
+    if not away:
+        try:
             listing = list_files(repository)
             _require_adapter(listing)
             revision = listing.commit
-        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+        except MachineError:
+            away = True
+            if not _is_cached(repo_id, revision):
+                raise
+            progress.say(f"{repository}: the hub cannot be reached; taking what its cache has")
+    with errors_of(repo_id, constants.HF_HUB_CACHE, writing=False):
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=away))
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ModelError(f"{repository}: the hub's cache has no adapter of it; unset HF_HUB_OFFLINE, and run it again")
     return folder
+
+
+def _is_cached(repo_id: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repo_id, name, revision=revision) for name in (CONFIG, WEIGHTS)]
+    return all(isinstance(path, str) for path in found)
 
 
 def split(repository: str) -> tuple[str, str | None]:

@@ -14,7 +14,8 @@ import gguf_export
 from lowvram_ft.errors import ModelError, UsageError
 from lowvram_ft.hub.card import is_edited, is_empty, is_ours, signed
 from lowvram_ft.hub.names import local_path_in, public_base, withheld
-from lowvram_ft.hub.push import Choices, Push, plan_push
+from lowvram_ft.hub.parts import Choices
+from lowvram_ft.hub.push import Push, plan_push
 from lowvram_ft.recipe import load
 from tests.gguf_models import make_adapter
 from tests.hub_runs import make_run
