@@ -46,7 +46,7 @@ def find_adapters(given: Sequence[str], progress: Progress) -> list[Path]:
         elif is_repository(text):
             found.append(_of_the_hub(text, progress))
         else:
-            raise ModelError(f"{text}: no such folder; give the one that PEFT saved to, or OWNER/NAME of the hub")
+            raise ModelError(f"{text}: no such folder; give the folder that PEFT saved the adapter to, or OWNER/NAME")
     return found
 
 
