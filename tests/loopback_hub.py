@@ -177,7 +177,8 @@ def _entry(repository: Path, path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     entry = {"type": "file", "path": name, "oid": _digest(data), "size": len(data)}
     if path.suffix in LARGE:
-        entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+        digest = hashlib.sha256(data).hexdigest()  # a model's page calls it sha256, a tree oid
+        entry["lfs"] = {"sha256": digest, "oid": digest, "size": len(data), "pointerSize": 130}
     return entry
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowvram_ft.cli.options import FILE, json_option, print_json, progress, quiet_option
+from lowvram_ft.cli.options import FILE, client_bars, json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
     from lowvram_ft.models import BaseModel
@@ -98,6 +98,7 @@ def export(
         quant=quant, rounding=rounding or default, imatrix=matrix, n_ctx=n_ctx, require_stop=require_stop
     )
     say = progress(quiet)
+    client_bars(quiet)
     folders = find_adapters(adapters, say)
     model = base_for(base, folders)
     if model.note:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lowvram_ft.cli.options import FOLDER, PATH, json_option, print_json, progress, quiet_option
+from lowvram_ft.cli.options import FOLDER, PATH, client_bars, json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
     from lowvram_ft.hub.push import Push
@@ -52,7 +51,7 @@ def push(
     from lowvram_ft.hub.parts import Choices
     from lowvram_ft.hub.push import plan_push, send
 
-    _client_bars(quiet)
+    client_bars(quiet)
     wanted = {"adapter": "adapter", "gguf": "gguf"}.get(want or "")
     choices = Choices(
         want=wanted,  # type: ignore[arg-type]
@@ -113,7 +112,7 @@ def pull(repository: str, folder: Path, adapter: bool, quant: str | None, as_jso
 
     if adapter and quant is not None:
         raise click.UsageError("--adapter and --gguf: one of them; leave the other out.")
-    _client_bars(quiet)
+    client_bars(quiet)
     found = fetch(repository, folder, "adapter" if adapter else None, quant, progress(quiet))
     if as_json:
         print_json(found)
@@ -127,11 +126,3 @@ def pull(repository: str, folder: Path, adapter: bool, quant: str | None, as_jso
         click.echo(f"next: ollama create NAME -f {found['modelfile']}")
     else:
         click.echo(f"next: lowvram-ft testgen my_module.py --model {found['gguf']}")
-
-
-def _client_bars(quiet: bool) -> None:
-    """The client's own bars are for a terminal; a log gets plain lines."""
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # it has no __all__
-
-    if quiet or not sys.stderr.isatty():
-        disable_progress_bars()

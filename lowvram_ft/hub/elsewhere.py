@@ -59,6 +59,11 @@ def _of_the_hub(text: str, progress: Progress) -> Path:
         raise
 
 
+def shown(folder: Path) -> str:
+    """What to call a folder: its repository's name, where it lies in the hub's cache."""
+    return named_by_path(str(folder)) or str(folder)
+
+
 def _refuse(folder: Path) -> None:
     """Say what a folder without an adapter is, where that can be told."""
     inside = sorted(path.parent for path in folder.glob("*/adapter_config.json"))
@@ -92,18 +97,21 @@ def base_for(given: str | None, adapters: Sequence[Path]) -> BaseModel:
     if given is not None:
         model = resolve(given)
         if named and model.note is None and not _same_model(given, named):
-            return replace(model, note=f"{adapters[0]}: names {named} as its base; exporting onto {given}, as asked")
+            return replace(
+                model, note=f"{shown(adapters[0])}: names {named} as its base; exporting onto {given}, as asked"
+            )
         return model
     if not adapters:
         raise UsageError("--base: is needed where no --adapter says which it is; give a hub id, or a folder")
     if not named:
-        raise ModelError(f"{adapters[0] / CONFIG}: names no base model; give it: --base OWNER/NAME")
+        raise ModelError(f"{shown(adapters[0])}: names no base model in its {CONFIG}; give it: --base OWNER/NAME")
     full = _IN_4_BITS.sub("", named)
     try:
         model = resolve(full)
     except ModelError as error:
         raise ModelError(
-            f"{adapters[0]}: its base model is not here ({named}); say what it is: --base OWNER/NAME, or a folder"
+            f"{shown(adapters[0])}: its base model is not here ({named}); say what it is: --base OWNER/NAME, or a "
+            "folder"
         ) from error
     note = model.note or f"base model: {full}, as the adapter says"
     if full != named:
@@ -159,12 +167,12 @@ def trained_chat(base: Path, adapters: Sequence[Path], template: Path | None) ->
         if "has no chat template" not in str(error):
             raise
         raise ModelError(
-            f"{base}: has no chat template, and no adapter brings one; give the one that was trained: --chat-template "
-            "FILE (a Jinja template)"
+            f"{shown(base)}: has no chat template, and no adapter brings one; give the one that was trained: "
+            "--chat-template FILE (a Jinja template)"
         ) from error
     notes = []
     if text is None and own is not None and chat.template != _template_of(base):
-        notes.append(f"chat template: the adapter's own ({own}), not the base's")
+        notes.append(f"chat template: the adapter's own ({shown(own)}), not the base's")
     for folder in adapters:
         notes += _vocabulary(base, folder, chat)
     return chat, notes
@@ -208,7 +216,7 @@ def _vocabulary(base: Path, folder: Path, chat: ChatFormat) -> list[str]:
     if moved or used:
         what = f"{len(moved)} tokens have other numbers" if moved else f"{', '.join(used[:4])} in its chat template"
         raise ModelError(
-            f"{folder}: was trained with a vocabulary that {base} does not have ({what}); merge it where it was "
-            "trained (model.merge_and_unload, save model and tokenizer), then export that folder: --base FOLDER"
+            f"{shown(folder)}: was trained with a vocabulary that {shown(base)} does not have ({what}); merge it where "
+            "it was trained (model.merge_and_unload, save model and tokenizer), then export that folder: --base FOLDER"
         )
     return [f"vocabulary: the base's, without {', '.join(new[:4])} of the adapter's tokenizer"] if new else []

@@ -116,9 +116,7 @@ def cached_adapter(repository: str, progress: Progress) -> Path:
     away = bool(constants.HF_HUB_OFFLINE)
     if not away:
         try:
-            listing = list_files(repository)
-            _require_adapter(listing)
-            revision = listing.commit
+            _require_adapter(list_files(repository))
         except MachineError:
             away = True
             if not _is_cached(repo_id, revision):
