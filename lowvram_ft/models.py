@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from lowvram_ft.recipe import recipes_dir
 EMBEDDED = "smollm2-135m"
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "LICENSE*")
 NEEDED_FILES = ("config.json", "tokenizer.json")
+_HUB_CACHE = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
+_EMBEDDED_CACHE = re.compile(rf"{re.escape(EMBEDDED)}-v\d+")
 ROOM_BYTES = 8 << 30
 """What has to be left on the disk beside a download: the file that is exported, and some air."""
 
@@ -80,6 +83,17 @@ def resolve(base: str) -> BaseModel:
     if real.count("/") != 1 or real.startswith((".", "/", "~")) or not all(real.split("/")):
         raise ModelError(f"{base}: no such folder, and not a hub id (owner/name); check the name, or use {EMBEDDED}")
     return BaseModel(real, "hub", known.get("config"), known.get("licence"), note)
+
+
+def named_by_path(named: str) -> str | None:
+    """The model that a path in the hub's cache or in the kit's stands for, on whichever machine; None for another one.
+
+    What training left in ``adapter_config.json`` as the base model's name is often such a path.
+    """
+    if _EMBEDDED_CACHE.fullmatch(re.split(r"[/\\]", named)[-1]):
+        return EMBEDDED
+    in_cache = _HUB_CACHE.search(named)
+    return "/".join(in_cache.groups()) if in_cache else None
 
 
 def materialize(model: BaseModel) -> Path:

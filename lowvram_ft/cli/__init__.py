@@ -19,6 +19,7 @@ from lowvram_ft.cli.cloud import cloud
 from lowvram_ft.cli.completion import completion
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
+from lowvram_ft.cli.hub import pull, push
 from lowvram_ft.cli.improve import improve
 from lowvram_ft.cli.init import init
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
@@ -51,7 +52,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     demo, run, doctor, init, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve,
-    report, cloud, clean, completion,
+    report, cloud, push, pull, clean, completion,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)

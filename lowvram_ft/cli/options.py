@@ -122,3 +122,11 @@ def progress(quiet: bool = False) -> Progress:
     from lowvram_ft.progress import Progress
 
     return Progress(quiet=quiet)
+
+
+def client_bars(quiet: bool) -> None:
+    """The hub's client draws bars of its own: they are for a terminal, a log gets plain lines."""
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # it has no __all__
+
+    if quiet or not sys.stderr.isatty():
+        disable_progress_bars()
