@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ def frame(state: State, memory: Memory, now: float, size: tuple[int, int], glyph
     room = max(1, size[1] - 2)
     chosen = sorted([(place, row) for place, row in rows if row is not None][:room], key=lambda one: one[0])
     for _, row in chosen:
+        row.plain = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", " ", row.plain)  # names of files may hold anything
         row.no_wrap = True
         row.truncate(wide, overflow="ellipsis" if glyphs is UNICODE else "crop")
     whole = Text("\n").join(row for _, row in chosen)

@@ -162,7 +162,8 @@ class Progress:
         with self._lock:
             for name, value in changes.items():
                 setattr(self._state, name, value)
-        if self._live and self._screen is None and self._state.task is not None:
+        at_work = self._state.task is not None or self._state.step is not None
+        if self._live and self._screen is None and at_work:
             from lowvram_ft.progress.screen import Screen
 
             self._screen = Screen(self._stream, self._state, self._lock)

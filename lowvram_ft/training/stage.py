@@ -114,6 +114,7 @@ def train_stage(
             attempt = Attempt(name, engine, device, checkpoints, saver, progress, event, ranks)
             try:
                 stop.at_once()
+                progress.doing("preparing rows")
                 with ranks.first():  # makes the set; the others map the same files
                     prepared = prepared_for(name, descent.recipe, model, descent.plan.max_length, pairs, progress)
                 callbacks = _callbacks(name, descent.recipe, descent.plan, prepared, progress, event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,6 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "wandb": (("wandb",), "wandb"),
 }
 """Name to the modules that it needs and what pip calls them; of an extra of the kit's, nothing."""
-
 
 def require_reporters(names: Sequence[Reporter]) -> None:
     """Refuse what is not installed; nothing is imported.
@@ -88,6 +88,8 @@ class Records:
         try:
             yield
         finally:
+            if (wandb := sys.modules.get("wandb")) is not None:
+                wandb.finish()  # its record stays open when a training ends, and would take in the next one
             for key in added:
                 os.environ.pop(key, None)
 
