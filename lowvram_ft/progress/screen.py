@@ -19,7 +19,7 @@ from lowvram_ft.progress.state import State
 
 DELAY_S = 0.4
 """What is over sooner is not worth a view."""
-REFRESH_S = 0.25
+REFRESH_S = 0.5
 """Seconds between two looks at what has changed."""
 PATIENCE_S = 2.0
 """How long the end waits for a terminal that does not take what is written to it (Ctrl-S)."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, MLflowCallback, TensorBoardCallback
 
 from lowvram_ft.errors import MachineError
 from lowvram_ft.progress import Progress
+from lowvram_ft.run_dir import write_text
+
+PROJECT = "lowvram-ft"
+"""What trackio files records under."""
 
 
 class Recording(TrainerCallback):  # type: ignore[misc]
@@ -18,6 +23,7 @@ class Recording(TrainerCallback):  # type: ignore[misc]
 
     Args:
         name: as ``train.report_to`` calls it.
+        training: name of the stage, or of its round: what the record is called.
         progress: where a person reads that it failed.
         make: makes the integration's own callback.
 
@@ -25,8 +31,8 @@ class Recording(TrainerCallback):  # type: ignore[misc]
         MachineError: it cannot be made.
     """
 
-    def __init__(self, name: str, progress: Progress, make: Callable[[], Any] | None = None) -> None:
-        self._name, self._progress = name, progress
+    def __init__(self, name: str, training: str, progress: Progress, make: Callable[[], Any] | None = None) -> None:
+        self._name, self._training, self._progress = name, training, progress
         try:
             self._callback: Any = (make or INTEGRATION_TO_CALLBACK[name])()
         except Exception as error:  # each has errors of its own
@@ -42,6 +48,7 @@ class Recording(TrainerCallback):  # type: ignore[misc]
         Raises:
             MachineError: it cannot be opened.
         """
+        args.run_name, args.project = self._training, PROJECT
         try:
             self._callback.on_train_begin(args, state, control, **kwargs)
         except Exception as error:
@@ -95,6 +102,41 @@ class TensorBoard(TensorBoardCallback):  # type: ignore[misc]
         super().on_train_begin(args, state, control, **kwargs)
 
 
-def tensorboard(folder: Path, progress: Progress) -> Recording:
-    """What records for TensorBoard."""
-    return Recording("tensorboard", progress, lambda: TensorBoard(folder))
+class MLflow(MLflowCallback):  # type: ignore[misc]
+    """A run of MLflow, which keeps its id in a file, so that the same training goes on in it.
+
+    Args:
+        file: of the id.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the run."""
+        if self._file.is_file() and state.global_step:
+            os.environ["MLFLOW_RUN_ID"] = self._file.read_text(encoding="utf-8").strip()  # MLflow takes it out again
+        super().on_train_begin(args, state, control, **kwargs)
+        run = self._ml_flow.active_run()
+        if run is not None:
+            write_text(self._file, f"{run.info.run_id}\n")
+
+
+def recording(name: str, training: str, folder: Path, progress: Progress) -> Recording:
+    """What records for an integration.
+
+    Args:
+        name: as ``train.report_to`` calls it.
+        training: name of the stage, or of its round.
+        folder: for what is written.
+        progress: where a person reads that it failed.
+
+    Raises:
+        MachineError: it cannot be made.
+    """
+    makers: dict[str, Callable[[], Any]] = {
+        "mlflow": lambda: MLflow(folder / f"mlflow-{training}.id"),
+        "tensorboard": lambda: TensorBoard(folder / "tensorboard" / training),
+    }
+    return Recording(name, training, progress, makers.get(name))

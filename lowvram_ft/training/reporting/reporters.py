@@ -39,6 +39,7 @@ PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Name to the modules that it needs and what pip calls them; of an extra of the kit's, nothing."""
 
+
 def require_reporters(names: Sequence[Reporter]) -> None:
     """Refuse what is not installed; nothing is imported.
 
@@ -105,12 +106,7 @@ class Records:
         """
         if not names:
             return []
-        from lowvram_ft.training.reporting.recording import Recording, tensorboard
+        from lowvram_ft.training.reporting.recording import recording
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        return [
-            tensorboard(self.folder / name / self.training, progress)
-            if name == "tensorboard"
-            else Recording(name, progress)
-            for name in names
-        ]
+        return [recording(name, self.training, self.folder, progress) for name in names]
