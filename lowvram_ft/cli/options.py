@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lowvram_ft.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_VIEWS = "lowvram_ft.progress"
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
@@ -107,21 +108,34 @@ def max_new_tokens_option(default: int) -> Callable[[Command], Command]:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
+    _close_views()
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def console() -> Console:
-    """A console for tables on stdout."""
+    """A console for tables on stdout; the view of the progress gives way to them."""
     from rich.console import Console
+
+    _close_views()
 
     return Console(highlight=False, soft_wrap=True) if not sys.stdout.isatty() else Console(highlight=False)
 
 
 def progress(quiet: bool = False) -> Progress:
-    """Progress on stderr."""
+    """Progress on stderr: a view in a terminal, which goes with the command's context, however that ends."""
     from lowvram_ft.progress import Progress
 
-    return Progress(quiet=quiet)
+    context = click.get_current_context()
+    found = Progress(quiet=quiet, title=context.command_path)
+    context.meta.setdefault(_VIEWS, []).append(found)
+    context.call_on_close(found.close)
+    return found
+
+
+def _close_views() -> None:
+    context = click.get_current_context(silent=True)
+    for found in context.meta.get(_VIEWS, []) if context is not None else []:
+        found.close()
 
 
 def client_bars(quiet: bool) -> None:
