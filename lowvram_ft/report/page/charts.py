@@ -74,7 +74,7 @@ def rates(values: Rows, names: Sequence[str], colours: Sequence[str] = (BEFORE, 
                 "encoding": {**shared, "x": {"field": "value", **x}},
             },
         ],
-        height={"step": 15},
+        height=len({value["metric"] for value in values}) * (10 + 15 * len(names)),
     )
 
 
@@ -86,7 +86,13 @@ def reasons(values: Rows, names: Sequence[str]) -> Spec:
         mark={"type": "bar", "height": {"band": 0.72}},
         encoding={
             "y": {"field": "when", "type": "nominal", "sort": list(names), "title": None, "axis": {"ticks": False}},
-            "x": {"field": "files", "type": "quantitative", "title": "files", "stack": "zero"},
+            "x": {
+                "field": "files",
+                "type": "quantitative",
+                "title": "files",
+                "stack": "zero",
+                "axis": {"tickMinStep": 1},
+            },
             "order": {"field": "order"},
             "color": {
                 "field": "kind",
@@ -96,7 +102,7 @@ def reasons(values: Rows, names: Sequence[str]) -> Spec:
             },
             "tooltip": [{"field": "when"}, {"field": "kind"}, {"field": "files"}],
         },
-        height={"step": 34},
+        height=34 * len({value["when"] for value in values}),
     )
 
 
@@ -124,7 +130,7 @@ def terms(bars: Rows) -> Spec:
             },
             "tooltip": [{"field": "term"}, {"field": "what"}, {"field": "MiB"}],
         },
-        height={"step": 11},
+        height=22 * len(order),
     )
 
 
@@ -151,7 +157,7 @@ def funnel(bars: Rows) -> Spec:
             },
             "tooltip": [{"field": "step"}, {"field": "what"}, {"field": "rows"}],
         },
-        height={"step": 24},
+        height=24 * len({bar["step"] for bar in bars}),
     )
 
 
@@ -199,7 +205,7 @@ def latency(found: Mapping[str, Any]) -> Spec:
                 "encoding": {"x": x, "text": {"field": "label"}},
             },
         ],
-        height={"step": 62},
+        height=124,
     )
 
 

@@ -112,7 +112,12 @@ def overlaid(values: Rows, runs: Sequence[str], field: str, title: str) -> Spec:
                 "field": "run",
                 "type": "nominal",
                 "scale": {"domain": list(runs), "range": colours(len(runs))},
-                "legend": {"title": None, "orient": "top", "columns": 2},
+                "legend": {
+                    "title": None,
+                    "orient": "top",
+                    "symbolType": "stroke",
+                    "symbolStrokeWidth": 2,
+                },
             },
             "tooltip": [{"field": "run"}, {"field": "at", "title": "step"}, {"field": field, "title": title}],
         },

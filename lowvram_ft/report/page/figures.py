@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Figures as people read them; no line is broken between a number and its unit."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOTHING = "–"
+_SPACE = "\u00a0"
 _GIB, _MIB, _KIB = 1 << 30, 1 << 20, 1 << 10
 
 
 def percent(share: float | None) -> str:
     """A share in percent."""
-    return NOTHING if share is None else f"{100 * share:.1f} %"
+    return NOTHING if share is None else f"{100 * share:.1f}{_SPACE}%"
 
 
 def percents(ends: Sequence[float | None] | None) -> str:
     """The ends of an interval of a share, in percent."""
     if ends is None or ends[0] is None or ends[1] is None:
         return ""
-    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f} %"
+    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}{_SPACE}%"
 
 
 def points(ends: Sequence[float] | None) -> str:
@@ -45,8 +46,8 @@ def size(n_bytes: float | None) -> str:
     for unit, name in ((_GIB, "GiB"), (_MIB, "MiB"), (_KIB, "KiB")):
         if abs(n_bytes) >= unit:
             value = n_bytes / unit
-            return f"{value:.2f} {name}" if value < 10 else f"{value:,.0f} {name}"
-    return f"{n_bytes:.0f} B"
+            return f"{value:.2f}{_SPACE}{name}" if value < 10 else f"{value:,.0f}{_SPACE}{name}"
+    return f"{n_bytes:.0f}{_SPACE}B"
 
 
 def seconds(value: float | None) -> str:
@@ -54,8 +55,8 @@ def seconds(value: float | None) -> str:
     if value is None:
         return NOTHING
     if value < 120:
-        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+        return f"{value:.2f}{_SPACE}s" if value < 10 else f"{value:.1f}{_SPACE}s"
+    return f"{value / 60:.0f}{_SPACE}min" if value < 7200 else f"{value / 3600:.1f}{_SPACE}h"
 
 
 def count(value: float | None) -> str:

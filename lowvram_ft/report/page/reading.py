@@ -77,9 +77,14 @@ def _read(path: Path, label: str) -> Run:
     return Run(label, path, data, dict(events), dict(samples))
 
 
-def _labels(paths: Sequence[Path], names: list[str]) -> list[str]:
-    """What to call runs: by their recipes; where two have the same, by their folders; else with a number."""
-    for found in (names, [path.resolve().name for path in paths]):
-        if len(set(found)) == len(found):
-            return found
-    return [f"{name} ({number})" for number, name in enumerate(names, 1)]
+def _labels(paths: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """What to call runs: by their recipes; those of one recipe by their folders, or else with a number."""
+    found = []
+    for number, (path, name) in enumerate(zip(paths, names, strict=True), 1):
+        folders = [other.resolve().name for other, its in zip(paths, names, strict=True) if its == name]
+        folder = path.resolve().name
+        if len(folders) > 1:
+            found.append(folder if folders.count(folder) == 1 and folder not in names else f"{name} ({number})")
+        else:
+            found.append(name)
+    return found

@@ -121,7 +121,9 @@ def _round_facts(
         facts["what became of them"] = _reasons(judged.get("fates") or {})
         facts["tricks found"] = _reasons(judged.get("tricks") or {}) or "none"
     if pairs:
-        facts["why texts cannot win"] = _reasons(pairs.get("not_winning") or {})
+        facts["why texts cannot win"] = _reasons(
+            {reason: number for reason, number in (pairs.get("not_winning") or {}).items() if reason != "may win"}
+        )
         lengths = (pairs.get("lengths") or {}).get("after") or {}
         if lengths.get("ratio") is not None:
             facts["length of winners to losers"] = f"{lengths['ratio']:.2f}"

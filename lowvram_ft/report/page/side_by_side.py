@@ -85,20 +85,23 @@ def _costs(runs: Sequence[Run]) -> dict[str, list[str]]:
         "a file, median": of("bench", "file_s_p50", seconds),
         "a file, p95": of("bench", "file_s_p95", seconds),
         "first token": of("bench", "first_token_s_p50", seconds),
-        "started": [str(run.data.get("started", NOTHING)) for run in runs],
+        "started": [str(run.data.get("started", NOTHING))[:16].replace("T", " ") for run in runs],
     }
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Every setting of every stage; of a recipe with one stage, without the stage's name."""
+    """Every setting; one that differs between the stages of the run, with each stage's value."""
     stages = run.data["recipe"].get("stages", [])
-    return {
-        f"{stage['name'] + ': ' if len(stages) > 1 else ''}{section}.{key}": plain(value)
-        for stage in stages
-        for section, values in stage["recipe"].items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    }
+    values: dict[str, dict[str, str]] = {}
+    for stage in stages:
+        for section, its in stage["recipe"].items():
+            for key, value in its.items() if isinstance(its, dict) else ():
+                values.setdefault(f"{section}.{key}", {})[stage["name"]] = plain(value)
+    found = {"stages": ", ".join(stage["name"] for stage in stages)}
+    for key, by_stage in values.items():
+        words = [f"{name}: {value}" for name, value in by_stage.items()]
+        found[key] = next(iter(by_stage.values())) if len(set(by_stage.values())) == 1 else "; ".join(words)
+    return found
 
 
 def _differing(found: Sequence[dict[str, str]]) -> dict[str, list[str]]:

@@ -37,11 +37,11 @@ def coverage_marks(code: str, coverage: Mapping[str, Any] | None) -> str:
         code: of one module, or of several; the first one is the one that is covered.
         coverage: as in ``samples.jsonl``; None where it was not measured.
     """
-    lines = code.splitlines()
+    lines = code.split("\n")
     if coverage is None:
         return ""
     target = next(iter(split_modules(code).values()))
-    above = len(code[: code.find(target)].splitlines())
+    above = code[: code.find(target)].count("\n")
     marks = [NEITHER] * len(lines)
     statements = _statements(target)
     for key, letter in (("covered_lines", COVERED), ("missing_lines", MISSED)):
@@ -69,7 +69,7 @@ def outcome_marks(test: str, results: Iterable[Mapping[str, Any]]) -> str:
     tree = parse(test)
     if not worst or tree is None:
         return ""
-    marks = [NEITHER] * len(test.splitlines())
+    marks = [NEITHER] * len(test.split("\n"))
     for name, node in _functions(tree, ""):
         if name in worst:
             for number in range(node.lineno, min(node.end_lineno or node.lineno, len(marks)) + 1):
@@ -80,7 +80,7 @@ def outcome_marks(test: str, results: Iterable[Mapping[str, Any]]) -> str:
 def colours(text: str) -> str:
     """The tokens of Python code: the letter of a colour and a length each, such as ``k3,1,f8``; no letter is plain."""
     runs: list[tuple[str, int]] = []
-    for kind, value in PythonLexer(stripnl=False, ensurenl=False).get_tokens(text):
+    for _, kind, value in PythonLexer().get_tokens_unprocessed(text):  # not `get_tokens`, which changes line ends
         letter = next((letter for wanted, letter in _COLOURS if kind in wanted), "")
         if runs and (runs[-1][0] == letter or not value.strip()):
             runs[-1] = (runs[-1][0], runs[-1][1] + len(value))

@@ -21,7 +21,7 @@
       tickColor: "var(--line)", titleFontWeight: 400, labelFontSize: 11, titleFontSize: 11,
     },
     axisY: { domain: false },
-    legend: { labelColor: "var(--ink)", titleColor: "var(--soft)", labelFontSize: 11, symbolStrokeWidth: 0, symbolType: "circle" },
+    legend: { labelColor: "var(--ink)", titleColor: "var(--soft)", labelFontSize: 11, symbolStrokeWidth: 0, symbolType: "circle", symbolOpacity: 1 },
     text: { fill: "var(--ink)" },
   };
   const draw = () => {
