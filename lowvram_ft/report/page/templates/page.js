@@ -11,7 +11,8 @@
     return element;
   };
 
-  // Charts: drawn when they have a width, so that those in closed parts wait until these open.
+  // Charts: drawn one after the other from the top, so that the page answers meanwhile; those in closed parts wait
+  // until these open and give them a width.
   const config = {
     background: "transparent",
     font: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
@@ -24,15 +25,24 @@
     legend: { labelColor: "var(--ink)", titleColor: "var(--soft)", labelFontSize: 11, symbolStrokeWidth: 0, symbolType: "circle", symbolOpacity: 1 },
     text: { fill: "var(--ink)" },
   };
-  const draw = () => {
-    for (const place of document.querySelectorAll(".chart:not([data-drawn])")) {
-      if (!place.offsetWidth) continue;
+  let drawing = false;
+  const draw = async () => {
+    if (drawing) return;
+    drawing = true;
+    const next = () => [...document.querySelectorAll(".chart:not([data-drawn])")].find((place) => place.offsetWidth);
+    for (let place = next(); place; place = next()) {
       place.setAttribute("data-drawn", "begun");
       const spec = { ...data.charts[place.dataset.chart], config, autosize: { type: "fit-x", contains: "padding" } };
-      window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1, tooltip: { theme: "custom" } })
-        .then(() => place.setAttribute("data-drawn", "done"))
-        .catch((error) => { place.textContent = `This chart could not be drawn: ${error}`; console.error(error); });
+      try {
+        await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1, tooltip: { theme: "custom" } });
+        place.setAttribute("data-drawn", "done");
+      } catch (error) {
+        place.textContent = `This chart could not be drawn: ${error}`;
+        console.error(error);
+      }
+      await new Promise((resolve) => setTimeout(resolve));
     }
+    drawing = false;
   };
   document.addEventListener("toggle", draw, true);
 
