@@ -78,6 +78,17 @@ class Hardware:
         """All of it as JSON values."""
         return asdict(self)
 
+    def lasting(self) -> dict[str, object]:
+        """What a run's figures hang on and what stays as it is, as JSON values: not what is free at the moment."""
+        return {
+            "cpu": self.cpu_model,
+            "cpus": self.cpu_count,
+            "ram_bytes": self.ram_total_bytes,
+            "gpus": [{"name": gpu.name, "bytes": gpu.total_bytes, "driver": gpu.driver_version} for gpu in self.gpus],
+            "cuda": self.cuda_driver_version,
+            "platform": self.platform,
+        }
+
 
 def detect(where: Path = Path()) -> Hardware:
     """Look at this machine.

@@ -40,6 +40,8 @@ class BenchResult:
         settings: llama.cpp's settings; None where the model does not say.
         memory: ``model_bytes`` (the file, mapped), ``kv_cache_bytes``, ``peak_rss_bytes`` of this process (None where
             the system does not say).
+        file_s: seconds for each whole test file, in the order of the prompts, to the millisecond.
+        first_token_s: seconds to the first token of each.
     """
 
     model: str
@@ -59,6 +61,8 @@ class BenchResult:
     tokens_per_batch: float = 1.0
     settings: dict[str, Any] | None = None
     memory: dict[str, int | None] | None = None
+    file_s: tuple[float, ...] = ()
+    first_token_s: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Every figure."""
@@ -198,6 +202,8 @@ def summarize(
         tokens_per_batch=sum(a.n_tokens - 1 for a in answers) / batches if batches else 1.0,
         settings=settings,
         memory=memory,
+        file_s=tuple(round(seconds, 3) for seconds in files),
+        first_token_s=tuple(round(seconds, 3) for seconds in first),
     )
 
 

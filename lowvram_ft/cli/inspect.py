@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: doctor, plan, recipe, report."""
+"""Commands that look: doctor, plan, recipe, report. None changes anything, but that a report is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lowvram_ft.cli import completing
-from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, recipe_argument, set_option
+from lowvram_ft.cli.options import FILE, FOLDER, SIZE, console, json_option, print_json, recipe_argument, set_option
 
 
 @click.command()
@@ -124,18 +124,39 @@ def recipe_list(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=FOLDER, shell_complete=completing.runs)
+@click.argument("runs", metavar="RUN...", type=FOLDER, nargs=-1, required=True, shell_complete=completing.runs)
+@click.option("--html", type=FILE, help="Where to write the page (default: RUN/report.html; of several, report.html).")
+@click.option("--open", "and_open", is_flag=True, help="Open the page in the browser.")
+@click.option("--no-html", is_flag=True, help="Print the tables alone, and write nothing.")
 @json_option
-def report(run: Path, as_json: bool) -> None:
-    """Show the table of a run: before beside after, latency, gates."""
+def report(runs: tuple[Path, ...], html: Path | None, and_open: bool, no_html: bool, as_json: bool) -> None:
+    """Show what runs found: tables here, and everything on one HTML page that needs no network.
+
+    Of one run: before beside after, training, memory, latency, gates, every task. Of several: side by side. With
+    --json, a page is written only where --html or --open asks for it.
+    """
+    from lowvram_ft.report.page.build import open_page, place_of, write_page
     from lowvram_ft.report.table import print_report
     from lowvram_ft.report.table import report as read
 
-    found = read(run)
+    if no_html and (html or and_open):
+        raise click.UsageError("--no-html goes neither with --html nor with --open.")
+    found = [read(run) for run in runs]
     if as_json:
-        print_json(found)
+        print_json(found[0] if len(found) == 1 else {"runs": found})
+    elif len(found) == 1:
+        print_report(found[0], console())
     else:
-        print_report(found, console())
+        from lowvram_ft.report.several import print_several
+
+        print_several(runs, console())
+    if no_html or (as_json and not html and not and_open):
+        return
+    page = write_page(runs, html or place_of(runs))
+    if not as_json:
+        click.echo(f"page: {page}")
+    if and_open:
+        open_page(page)
 
 
 def _toml(value: object) -> str:

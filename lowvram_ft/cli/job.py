@@ -24,6 +24,7 @@ from lowvram_ft.cli.options import (
     ray_option,
     recipe_argument,
     sandbox_option,
+    say_page,
     set_option,
 )
 
@@ -55,6 +56,7 @@ def _job(name: str, overrides: tuple[str, ...], reporters: tuple[str, ...], out:
 def _run_all(job: Job, as_json: bool, enforce_gates: bool) -> None:
     from lowvram_ft.errors import GateMissed
     from lowvram_ft.pipeline import run_all
+    from lowvram_ft.report.page.build import write_page_of
 
     missed: GateMissed | None = None
     try:
@@ -63,6 +65,7 @@ def _run_all(job: Job, as_json: bool, enforce_gates: bool) -> None:
         missed = error
     if not job.ranks.leads:
         return
+    write_page_of(job.run, job.progress)
     _show(job.run.path, as_json)
     if missed is not None:
         raise missed
@@ -76,6 +79,7 @@ def _show(run: Path, as_json: bool) -> None:
         print_json(found)
     else:
         print_report(found, console())
+        say_page(run)
 
 
 @click.command()

@@ -112,6 +112,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def say_page(run: Path) -> None:
+    """Where the page of a run lies, if it could be written."""
+    from lowvram_ft.report.page.build import PAGE
+
+    if (run / PAGE).is_file():
+        click.echo(f"page: {run / PAGE}")
+
+
 def console() -> Console:
     """A console for tables on stdout; the view of the progress gives way to them."""
     from rich.console import Console

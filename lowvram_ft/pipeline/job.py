@@ -90,6 +90,7 @@ class Job:
                 digest=self.resolved.digest(),
                 versions=versions(),
                 command=self.command,
+                machine=self.hardware.lasting(),
             )
             self.ranks.share(dict)
             yield
