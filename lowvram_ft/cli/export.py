@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowvram_ft.cli import completing
-from lowvram_ft.cli.options import FILE, FOLDER, client_bars, json_option, print_json, progress, quiet_option
+from lowvram_ft.cli.options import FILE, client_bars, json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
     from lowvram_ft.models import BaseModel
