@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowvram_ft.cli import completing
 from lowvram_ft.cli.options import FILE, FOLDER, json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--base", required=True, shell_complete=completing.models, help="Hub id, folder, or smollm2-135m.")
+@click.option("--base", required=True, help="Hub id, folder, or smollm2-135m.")
 @click.option(
     "--adapter",
     "adapters",
