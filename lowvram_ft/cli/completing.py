@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 import lowvram_ft
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 GROUPS = ("hub", "cache", "checkpoints", "exports", "improve", "runs")
 """Of ``clean``; written out again, because its package takes long to import."""
@@ -19,20 +22,16 @@ MOST = 200
 def recipes(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Recipes that ship with the kit, by name and description; and the ``.toml`` files of the user's."""
     del context, param
-    shipped = (
-        CompletionItem(path.stem, help=_description(path))
-        for path in sorted(_recipes_dir().glob("*.toml"))
-        if path.name != "models.toml"
-    )
-    found = [item for item in shipped if item.value.startswith(incomplete)]
-    return [*found, *(CompletionItem(name) for name in _paths(incomplete, ".toml"))]
+    shipped = (path for path in sorted(_recipes_dir().glob("*.toml")) if path.name != "models.toml")
+    found = [_item(path.stem, _description(path)) for path in shipped if path.stem.startswith(incomplete)]
+    return [*found, *_items(_paths(incomplete, ".toml"))]
 
 
 def runs(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Run directories: those in ``runs/``, and whatever folder is being typed."""
     del context, param
     names = dict.fromkeys([*_runs_in(Path("runs")), *_paths(incomplete, "/")])
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return _items(name for name in names if name.startswith(incomplete))
 
 
 def models(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -42,13 +41,23 @@ def models(context: click.Context, param: click.Parameter, incomplete: str) -> l
 
     facts = tomllib.loads((_recipes_dir() / "models.toml").read_text(encoding="utf-8"))
     known = [name for name in facts["models"] if name.lower().startswith(incomplete.lower())]
-    return [*(CompletionItem(name) for name in known), *(CompletionItem(name) for name in _paths(incomplete, "/"))]
+    return _items([*known, *_paths(incomplete, "/")])
 
 
 def to_clean(context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Groups of ``clean``, and run directories."""
-    groups = [CompletionItem(name) for name in GROUPS if name.startswith(incomplete)]
+    groups = _items(name for name in GROUPS if name.startswith(incomplete))
     return [*groups, *runs(context, param, incomplete)]
+
+
+def _items(names: Iterable[str]) -> list[CompletionItem]:
+    return [_item(name) for name in names]
+
+
+def _item(name: str, text: str | None = None) -> CompletionItem:
+    from click.shell_completion import CompletionItem  # every command imports this module
+
+    return CompletionItem(name, help=text)
 
 
 def _recipes_dir() -> Path:

@@ -16,6 +16,7 @@ from huggingface_hub import DeleteCacheStrategy, HFCacheInfo
 
 import lowvram_ft.clean.removing
 from lowvram_ft.clean import Item, Places, chosen, free, survey
+from lowvram_ft.clean.items import listed
 from lowvram_ft.errors import RunDirectoryError, UsageError
 from lowvram_ft.improve.home import Home
 from lowvram_ft.inference.in_use import InUse, write_in_use
@@ -355,3 +356,19 @@ def test_a_removal_that_is_killed_leaves_no_half_of_a_run(
 def test_a_name_that_nothing_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not in the table; take a group"):
         chosen([], ["everything"])
+
+
+def test_a_link_is_no_item(tmp_path: Path, outside: Path) -> None:
+    (tmp_path / "link").symlink_to(outside / "precious.txt")
+    (tmp_path / "below").symlink_to(outside)
+    names = [
+        tmp_path / "link",
+        tmp_path / "below",
+        tmp_path / "below" / "precious.txt",
+        tmp_path,
+        outside.parent.parent,
+    ]
+    assert [listed(path, tmp_path.resolve()) for path in names[:2]] == [None, None]
+    assert listed(names[2], (tmp_path / "elsewhere").resolve()) is None, "a path through a link lies where that leads"
+    assert [listed(path, tmp_path.resolve()) for path in names[3:]] == [None, None]
+    assert listed(outside / "precious.txt", tmp_path.resolve()) == outside.resolve() / "precious.txt"

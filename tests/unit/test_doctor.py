@@ -450,3 +450,12 @@ def test_the_whole_report_holds_no_name_and_no_token(monkeypatch, tmp_path):
     text = json.dumps([check.to_json() for check in doctor(LAPTOP, where=tmp_path)])
     assert "~/bin/g++ TOKEN USER HOST" in text
     assert not [word for word in ("ada-lovelace", "adas-laptop", "hf_abc") if word in text]
+
+
+def test_every_line_is_explained_on_its_page(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOWVRAM_FT_CACHE", str(tmp_path))
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    wsl = {check.name for check in check_windows(replace(LAPTOP, platform="wsl"), tmp_path)}
+    names = {check.name for check in doctor(LAPTOP)} | wsl
+    assert "card memory" in names
+    assert sorted(name for name in names if f"`{name}`" not in page) == []
