@@ -286,3 +286,5 @@ def test_the_place_in_the_tree_of_models(made: Made, parts: tuple[Path, Path], t
     assert place(Choices(want="adapter"), run) == (base, "adapter")
     assert place(Choices(want="gguf"), run) == (base, "finetune")
     assert place(Choices(want="gguf", adapter_repo="me/adapter"), run) == ("me/adapter", "quantized")
+    silent = ModelCard(plan_push(parts[1], "me/x", Choices(base="Qwen/Qwen3-0.6B"), dry_run=True).card)
+    assert silent.data.get("base_model_relation") is None and "a model made of [Qwen/Qwen3-0.6B]" in silent.text
