@@ -22,6 +22,7 @@ REPO = "me/tests"
 def hub(tmp_path: Path) -> Iterator[Hub]:
     (tmp_path / "hub-root" / "models").mkdir(parents=True)
     with serving(tmp_path / "hub-root") as running:
+        running.uploads.strict = True
         yield running
 
 
