@@ -110,7 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not repository.is_dir():
             self._send(404, {"X-Error-Code": "RepoNotFound"})
             return
-        if rest[:1] == ["revision"] and rest[1] not in ("main", self.server.commits.get(name, COMMIT)):
+        known = ("main", self.server.commits.get(name, COMMIT))
+        if self.server.uploads.strict and rest[:1] == ["revision"] and rest[1] not in known:
             self._send(404, {"X-Error-Code": "RevisionNotFound"})
             return
         listing = [_entry(repository, path) for path in sorted(repository.rglob("*"))]

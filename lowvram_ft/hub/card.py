@@ -126,12 +126,12 @@ def _digest(text: str) -> str:
 
 def _summary(artifact: Artifact, contents: Contents) -> list[str]:
     base = f"[{artifact.base}](https://huggingface.co/{artifact.base})"
-    whole = "" if is_trained(artifact) else "the base model as it is, in another form"
+    whole = f"a fine-tune of {base}" if is_trained(artifact) else f"a model made of {base}"
     what = []
     if contents.has_adapter:
         what.append(f"a LoRA adapter of {base}")
     if contents.ggufs:
-        joined = "that adapter merged into its base" if contents.has_adapter else whole or f"a fine-tune of {base}"
+        joined = "that adapter merged into its base" if contents.has_adapter else whole
         what.append(f"{joined}, as GGUF ({', '.join(contents.ggufs)})")
     if contents.loras and not what:
         what.append(f"a LoRA adapter of {base}, as GGUF")

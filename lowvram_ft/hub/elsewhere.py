@@ -164,7 +164,7 @@ def trained_chat(base: Path, adapters: Sequence[Path], template: Path | None) ->
     try:
         chat = from_folder(base, settings=own, template=text)
     except ModelError as error:
-        if "has no chat template" not in str(error):
+        if "has no chat template" not in str(error) or not adapters:
             raise
         raise ModelError(
             f"{shown(base)}: has no chat template, and no adapter brings one; give the one that was trained: "

@@ -39,7 +39,7 @@ def metadata(
     from huggingface_hub import ModelCardData
 
     base, relation = _place(artifact, has_adapter, adapter_repo)
-    more: dict[str, Any] = {"base_model_relation": relation}
+    more: dict[str, Any] = {"base_model_relation": relation} if relation is not None else {}
     results = eval_results(artifact)
     name = repo_id.partition("/")[2]
     if licence.id == "other":
@@ -61,24 +61,25 @@ def metadata(
     )
 
 
-def _place(artifact: Artifact, has_adapter: bool, adapter_repo: str | None) -> tuple[str, str]:
+def _place(artifact: Artifact, has_adapter: bool, adapter_repo: str | None) -> tuple[str, str | None]:
     """The place in the hub's tree of models: whose child this is, and how.
 
     A GGUF of a fine-tune is a quantization of *that*, where it is on the hub, and not of the base, under whose own
-    quantizations nobody would look for a model that answers differently.
+    quantizations nobody would look for a model that answers differently. Where nothing is known, nothing is said.
     """
     if has_adapter or (artifact.gguf is not None and artifact.gguf.is_lora):
         return artifact.base, "adapter"
     if adapter_repo is not None:
         return adapter_repo, "quantized"
-    return artifact.base, "finetune" if is_trained(artifact) else "quantized"
+    return artifact.base, "finetune" if is_trained(artifact) else None
 
 
-def is_trained(artifact: Artifact) -> bool:
-    """Whether it is more than the base in another form, by what the run or the file itself says."""
-    if artifact.adapter is not None or artifact.run is not None:
+def is_trained(artifact: Artifact) -> bool | None:
+    """Whether it is more than the base in another form; None for a GGUF that does not say what it was made of."""
+    lora = artifact.gguf is not None and artifact.gguf.is_lora
+    if artifact.adapter is not None or artifact.run is not None or lora:
         return True
-    return artifact.description is None or "LoRA adapter" in artifact.description
+    return True if "LoRA adapter" in (artifact.description or "") else None
 
 
 def _tags(artifact: Artifact, has_adapter: bool, has_gguf: bool) -> list[str]:

@@ -117,6 +117,11 @@ def plan_push(source: Path, repo_id: str, choices: Choices, *, dry_run: bool = F
             f"{source}: was trained on files of your own, and a model can repeat what it has seen; push it without "
             "--public, or add --own-data if all of that may be read by everybody"
         )
+    if choices.public and artifact.run is None and not choices.own_data:
+        raise UsageError(
+            f"{source}: does not say what it was trained on, and a model can repeat what it has seen; push it without "
+            "--public, or add --own-data if all of that may be read by everybody"
+        )
     notes = list(artifact.notes)
     remote = _looked(repo_id, dry_run, notes)
     _require_ours(repo_id, remote, choices)

@@ -22,6 +22,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     root = tmp_path_factory.mktemp("hub")
     (root / "models").mkdir()
     with serving(root) as running:
+        running.uploads.strict = True
         yield running
 
 

@@ -22,6 +22,7 @@ REPO = "me/tests"
 def hub(tmp_path: Path) -> Iterator[Hub]:
     (tmp_path / "hub-root" / "models").mkdir(parents=True)
     with serving(tmp_path / "hub-root") as running:
+        running.uploads.strict = True
         yield running
 
 
@@ -258,8 +259,10 @@ def test_nothing_becomes_public_unasked(here: Cli, hub: Hub, adapter: Path) -> N
     _theirs(hub, REPO, __gitattributes="")
     outcome = here("push", adapter, REPO)
     assert outcome.code == 2 and "everybody can read it; add --public if that is meant" in outcome.stderr
-    assert here("push", adapter, REPO, "--public", "-q").code == 0
-    assert here("push", adapter, "me/new", "--public", "-q").code == 0 and "me/new" not in hub.private
+    unknown = here("push", adapter, REPO, "--public")
+    assert unknown.code == 2 and "alone: does not say what it was trained on, and a model can repeat" in unknown.stderr
+    assert here("push", adapter, REPO, "--public", "--own-data", "-q").code == 0
+    assert here("push", adapter, "me/new", "--public", "--own-data", "-q").code == 0 and "me/new" not in hub.private
 
 
 def test_errors_of_the_token_say_what_to_do(here: Cli, hub: Hub, adapter: Path, online: Callable[..., object]) -> None:

@@ -286,3 +286,11 @@ def test_the_place_in_the_tree_of_models(made: Made, parts: tuple[Path, Path], t
     assert place(Choices(want="adapter"), run) == (base, "adapter")
     assert place(Choices(want="gguf"), run) == (base, "finetune")
     assert place(Choices(want="gguf", adapter_repo="me/adapter"), run) == ("me/adapter", "quantized")
+    silent = ModelCard(plan_push(parts[1], "me/x", Choices(base="Qwen/Qwen3-0.6B"), dry_run=True).card)
+    assert silent.data.get("base_model_relation") is None and "a model made of [Qwen/Qwen3-0.6B]" in silent.text
+
+
+def test_a_recipe_of_ones_own_is_not_taken_for_the_kits_of_that_name(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "demo.toml").write_text("schema_version = 1\n[lora]\nr = 4\n", encoding="utf-8")
+    card = made(tmp_path / "demo.toml").card
+    assert "lowvram-ft run demo" not in card and "lora.r = 4" in card and "lowvram-ft run recipe.toml" in card
