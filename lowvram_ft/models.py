@@ -21,6 +21,7 @@ from typing import Any, Literal
 from lowvram_ft.errors import MachineError, ModelError, cannot_write, is_disk_full
 from lowvram_ft.hardware import cache_dir
 from lowvram_ft.progress import Progress
+from lowvram_ft.progress.downloads import bar_class
 from lowvram_ft.recipe import recipes_dir
 
 EMBEDDED = "smollm2-135m"
@@ -96,10 +97,14 @@ def named_by_path(named: str) -> str | None:
     return "/".join(in_cache.groups()) if in_cache else None
 
 
-def materialize(model: BaseModel) -> Path:
+def materialize(model: BaseModel, progress: Progress | None = None) -> Path:
     """Get the weights: a local folder in the hub's layout.
 
     A hub model is downloaded into the hub's own cache; the embedded one is dequantized once into the user's cache.
+
+    Args:
+        model: the base model.
+        progress: where a person reads how far a download is; None leaves that to the hub's own bars.
 
     Raises:
         ModelError: the hub does not have it, or it (or the folder) is no checkpoint.
@@ -113,7 +118,7 @@ def materialize(model: BaseModel) -> Path:
         from lowvram_ft.embedded_model import dequantized
 
         return dequantized()
-    return _download(model.id)
+    return _download(model.id, progress=progress)
 
 
 def weights_folder(model: BaseModel, stream: bool | None, progress: Progress) -> Path:
@@ -235,7 +240,7 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: holds no .safetensors file; convert its weights to safetensors first")
 
 
-def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
+def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES, progress: Progress | None = None) -> Path:
     import httpx
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -246,8 +251,9 @@ def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
         RepositoryNotFoundError,
     )
 
+    bars = bar_class(progress, f"download {hub_id}") if progress is not None else None
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns), tqdm_class=bars))
     except GatedRepoError as error:
         raise ModelError(f"{hub_id}: needs its licence accepted on the hub; then run: hf auth login") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

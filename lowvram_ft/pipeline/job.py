@@ -160,7 +160,7 @@ class Job:
             base = self.plan()["base"]
             self.progress.say(f"base model: {base}")
             with self.ranks.first():
-                self._folder = models.materialize(models.resolve(base))
+                self._folder = models.materialize(models.resolve(base), self.progress)
         return self._folder
 
 

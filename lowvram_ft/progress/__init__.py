@@ -5,6 +5,7 @@
 - `lines`: the same as sentences of a log;
 - `frame`: the same as rows of the view;
 - `screen`: draws the view, from a thread of its own;
+- `downloads`: bytes from the hub;
 - `capture`: what others write to the terminal meanwhile;
 - `memory`: what this process holds.
 """

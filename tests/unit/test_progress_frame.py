@@ -105,6 +105,7 @@ def test_nothing_is_wider_or_higher_than_the_terminal(
     assert len(lines) <= max(1, height - 2)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=300), st.integers(30, 200))
 def test_the_sparkline_is_highest_where_the_values_are(values: list[float], columns: int) -> None:
     drawn = sparkline(values, columns, UNICODE)
