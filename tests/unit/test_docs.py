@@ -165,5 +165,5 @@ def test_the_figures_in_words_beside_a_picture_are_its_own(generate):
 def test_the_drawn_imports_are_few_enough_to_read_and_follow_the_layers(generate):
     drawn = (DOCS / "architecture.md").read_text(encoding="utf-8")
     edges = [line.split() for line in drawn.splitlines() if " --> " in line]
-    assert ["cli", "-->", "improve"] in edges and 20 < len(edges) < 60
+    assert ["improve", "-->", "pipeline"] in edges and 20 < len(edges) < 60
     assert not [edge for edge in edges if edge[0] in ("errors", "gguf_export")]

@@ -120,6 +120,14 @@ def test_a_row_opens_to_code_test_mutants_and_log(tmp_path: Path) -> None:
     assert before["mutants"] == [10, 4, 0] and before["lines"] == [3, 4, 1, 2]
 
 
+def test_mutants_of_the_first_of_several_modules_stand_at_their_lines(tmp_path: Path) -> None:
+    run = begin(tmp_path / "run")
+    found = record("eval:after", "two", passes=True) | {"code": f"# module: first\n{CODE}# module: second\nx = 1\n"}
+    append_jsonl(run.samples, found)
+    ((row,),) = Reader(build.page([run.path])).data["rows"]
+    assert row["survivors"][0][0] == 7 and row["covered"] == " c cmccc"
+
+
 def test_what_a_model_wrote_stays_text(tmp_path: Path) -> None:
     text = build.page([finished(tmp_path / "run").path])
     found = Reader(text)

@@ -40,8 +40,8 @@ def coverage_marks(code: str, coverage: Mapping[str, Any] | None) -> str:
     lines = code.split("\n")
     if coverage is None:
         return ""
+    above = lines_above(code)
     target = next(iter(split_modules(code).values()))
-    above = code[: code.find(target)].count("\n")
     marks = [NEITHER] * len(lines)
     statements = _statements(target)
     for key, letter in (("covered_lines", COVERED), ("missing_lines", MISSED)):
@@ -50,6 +50,12 @@ def coverage_marks(code: str, coverage: Mapping[str, Any] | None) -> str:
                 if 0 < number + above <= len(lines):
                     marks[number + above - 1] = letter
     return "".join(marks).rstrip()
+
+
+def lines_above(code: str) -> int:
+    """Lines above the module under test, whose own lines are counted from 1: one, where several stand in a row."""
+    target = next(iter(split_modules(code).values()))
+    return code[: code.find(target)].count("\n")
 
 
 def outcome_marks(test: str, results: Iterable[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lowvram_ft.report.page.reading import BEFORE, Run
-from lowvram_ft.report.page.source_lines import colours, coverage_marks, outcome_marks
+from lowvram_ft.report.page.source_lines import colours, coverage_marks, lines_above, outcome_marks
 
 MAX_TEXT = 20_000
 """Most characters of one text on the page; the whole one is in ``samples.jsonl``."""
@@ -67,6 +67,7 @@ class Details:
         verdict, mutants = record.get("verdict") or {}, record.get("mutants")
         coverage = verdict.get("coverage")
         survivors = (mutants or {}).get("survivors", [])
+        above = lines_above(record.get("code") or "")
         found = {
             "name": name,
             "reason": record.get("reason", ""),
@@ -77,7 +78,8 @@ class Details:
             "results": [[r["name"], r["outcome"], r.get("message", "")] for r in verdict.get("results", [])[:200]],
             "log": self._text(verdict.get("log"), python=False),
             "survivors": [
-                [one["line"], one["operator"].rpartition("/")[2], one["diff"]] for one in survivors[:MAX_SURVIVORS]
+                [one["line"] + above, one["operator"].rpartition("/")[2], one["diff"]]
+                for one in survivors[:MAX_SURVIVORS]
             ],
             "hidden": max(0, len(survivors) - MAX_SURVIVORS),
             "mutants": None if mutants is None else [mutants["total"], mutants["killed"], mutants.get("timed_out", 0)],

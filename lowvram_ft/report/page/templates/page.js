@@ -21,7 +21,7 @@
       labelColor: "var(--soft)", titleColor: "var(--soft)", gridColor: "var(--line)", domainColor: "var(--line)",
       tickColor: "var(--line)", titleFontWeight: 400, labelFontSize: 11, titleFontSize: 11,
     },
-    axisY: { domain: false },
+    axisY: { domain: false, labelPadding: 8 },
     legend: { labelColor: "var(--ink)", titleColor: "var(--soft)", labelFontSize: 11, symbolStrokeWidth: 0, symbolType: "circle", symbolOpacity: 1 },
     text: { fill: "var(--ink)" },
   };
