@@ -25,7 +25,7 @@ OURS = [block for block in BLOCKS if any(words[0] == "lowvram-ft" for words in b
 HERE = [block for block in BLOCKS if block.how == "here"]
 FOREIGN = {
     ".", "brew", "cd", "export", "git", "nvidia-smi", "ollama", "ray", "rm", "sky", "sudo", "uv", "vllm", "wsl", "hf",
-    "llama-server", "xcode-select",
+    "llama-server", "tensorboard", "xcode-select",
 }  # fmt: skip
 """Programs of others: what they take is theirs."""
 HOWS = re.compile(r"here|in (tests/[\w/]+\.py|Makefile)|with a GPU( and the hub)?|with the hub|by hand: .+")

@@ -83,10 +83,12 @@ def misses_a_gate(patch: Patch) -> None:
     for step in ("choose_sandbox", "export_base", "export", "bench", "evaluate", "compare"):
         patch.setattr(module, step, lambda *_: {"gguf": "model.gguf"})
     patch.setattr(module, "train_stages", lambda _: [(None, None)])
+    patch.setattr(module, "steps_of", lambda _: ("gates",))
     missed = {"gate": "gate_pass_rate", "suite": "samples", "value": 0.25, "wanted": 0.8, "met": False}
     job: Any = SimpleNamespace(
         resolved=SimpleNamespace(final=SimpleNamespace(eval=SimpleNamespace(after_each_stage=False)), stages=[None]),
         at_work=nullcontext,
+        announce=lambda _: None,
         plan=lambda: None,
         ranks=SimpleNamespace(leads=True),
         step=lambda *_: {"gates": [missed]},
