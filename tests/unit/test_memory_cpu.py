@@ -111,7 +111,13 @@ def test_the_blocks_are_those_of_the_attention():
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 @pytest.mark.parametrize(
     ("hidden", "intermediate", "batch", "length"),
-    [(256, 704, 1, 128), (512, 1408, 1, 512), (512, 2816, 1, 256), (512, 1408, 4, 256), (576, 1536, 4, 256)],
+    [
+        (256, 704, 1, 128),
+        (512, 1408, 1, 512),
+        pytest.param(512, 2816, 1, 256, marks=pytest.mark.slow),
+        pytest.param(512, 1408, 4, 256, marks=pytest.mark.slow),
+        (576, 1536, 4, 256),
+    ],
 )
 def test_the_peak_of_backward_is_the_sum_of_its_terms(hidden, intermediate, batch, length, dropout):
     setup = on_cpu(lora_dropout=dropout, per_device_train_batch_size=batch, max_length=length)
@@ -128,7 +134,9 @@ def test_the_peak_of_backward_is_the_sum_of_its_terms(hidden, intermediate, batc
     assert kept < 0.9 * measured
 
 
-@pytest.mark.parametrize(("batch", "length", "vocab"), [(1, 512, 20_000), (2, 256, 49_152)])
+@pytest.mark.parametrize(
+    ("batch", "length", "vocab"), [pytest.param(1, 512, 20_000, marks=pytest.mark.slow), (2, 256, 49_152)]
+)
 def test_the_peak_of_a_large_vocabulary_is_the_loss(batch, length, vocab):
     setup = on_cpu(per_device_train_batch_size=batch, max_length=length)
     values = config(hidden=256, intermediate=256, vocab=vocab, tied=True)
