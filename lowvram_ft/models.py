@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lowvram_ft.errors import MachineError, ModelError, cannot_write, is_disk_full
 from lowvram_ft.hardware import cache_dir
-from lowvram_ft.progress import Progress
-from lowvram_ft.progress.downloads import bar_class
 from lowvram_ft.recipe import recipes_dir
+
+if TYPE_CHECKING:
+    from lowvram_ft.progress import Progress
 
 EMBEDDED = "smollm2-135m"
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "LICENSE*")
@@ -250,6 +251,8 @@ def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES, progress: Prog
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
+
+    from lowvram_ft.progress.downloads import bar_class
 
     bars = bar_class(progress, f"download {hub_id}") if progress is not None else None
     try:
