@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..workers import cpu_count
 from .reference import Reference, ReferenceSequence, kl_divergence, log_softmax
 
 _BATCH = 256
@@ -40,7 +39,7 @@ class Model:
         params.n_batch = params.n_ubatch = _BATCH
         # Threads wait for each other after every operation: on a tiny model that is all they would do.
         small = os.path.getsize(path) < _SMALL_BYTES
-        params.n_threads = params.n_threads_batch = 1 if small else cpu_count()
+        params.n_threads = params.n_threads_batch = 1 if small else len(os.sched_getaffinity(0))
         # Flash attention sums in 16 bits, which shows beside a float32 reference.
         params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
         if hasattr(params, "flash_attn_type"):

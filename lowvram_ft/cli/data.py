@@ -17,7 +17,6 @@ from lowvram_ft.cli.options import (
     progress,
     quiet_option,
     ray_option,
-    recipe_argument,
     sandbox_option,
     set_option,
 )
@@ -33,7 +32,7 @@ def data() -> None:
 
 
 @data.command("inspect")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @click.option(
     "--rows",
@@ -63,7 +62,7 @@ def inspect_rows(name: str, overrides: tuple[str, ...], rows: int, as_json: bool
 
 
 @data.command("prepare")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @click.option("--out", type=FOLDER, help="Folder for the prepared sets, one a stage (default: the user's cache).")
 @json_option
@@ -111,7 +110,7 @@ def _prepared(
 
 
 @data.command("verify")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @click.option(
     "--min-mutation-score",

@@ -15,7 +15,6 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
-    recipe_argument,
     sandbox_option,
     set_option,
 )
@@ -38,7 +37,7 @@ def preference() -> None:
 
 
 @preference.command("tasks")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @folder_option
 @json_option
@@ -49,7 +48,7 @@ def tasks(name: str, overrides: tuple[str, ...], out: Path, as_json: bool, quiet
 
 
 @preference.command("sample")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @click.option("--model", required=True, help=f"Who answers. {MODEL_HELP}")
 @folder_option
@@ -61,7 +60,7 @@ def sample(name: str, overrides: tuple[str, ...], model: str, out: Path, as_json
 
 
 @preference.command("judge")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @folder_option
 @sandbox_option
@@ -73,7 +72,7 @@ def judge(name: str, overrides: tuple[str, ...], out: Path, as_json: bool, quiet
 
 
 @preference.command("pairs")
-@recipe_argument
+@click.argument("name", metavar="RECIPE")
 @set_option
 @folder_option
 @sandbox_option
