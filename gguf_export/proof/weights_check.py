@@ -39,6 +39,9 @@ SAMPLED_VALUES: Final = 1 << 30
 _EXACT_STEP: Final = {"F32": 2.0**-16, "F16": 2.0**-10, "BF16": 2.0**-7}
 _F16_SUBNORMAL_STEP: Final = 2.0**-24
 """The distance of two numbers of float16 below 2^-14, however small they are."""
+_SUM_STEP: Final = 2.0**-20
+"""Of the largest weight of a row: how far sums of products in float32, as other merges have them, lie apart. Where base
+and change cancel each other, that is many steps of what is left."""
 _ROUNDING_STEP: Final = 2.0**-7
 _SAME_ROWS: Final = 0.5
 _OTHER_ROUNDING: Final = 1.6
@@ -233,8 +236,9 @@ def _wrong(
         allowed = _EXACT_STEP[kind.name] * np.abs(values)
         if kind.name == "F16":
             allowed = np.maximum(allowed, _F16_SUBNORMAL_STEP)
-        if kind.name == "F32" and len(values) > _SAME_ROWS * n_rows:
+        if kind.name != "BF16" and len(values) > _SAME_ROWS * n_rows:
             allowed = np.maximum(allowed, _ROUNDING_STEP * np.abs(values))  # rounded to another type
+        allowed = np.maximum(allowed, _SUM_STEP * np.abs(values).max(axis=1, keepdims=True))
         far = ~(np.abs(theirs - values) <= allowed + 1e-30)
         return [(int(row), int(far[row].argmax())) for row in np.flatnonzero(far.any(axis=1))]
     import gguf

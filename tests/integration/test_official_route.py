@@ -18,7 +18,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
-from gguf_export import QUANT_TYPES, GgufFile, export
+from gguf_export import QUANT_TYPES, GgufFile, export, verify
 from lowvram_ft.embedded_model import dequantized
 from tests.gguf_models import make_adapter, make_tiny_model
 from tests.official_route import Conversion, OracleUnavailable, convert, llama_cpp_source, peft_merge, quantize
@@ -211,6 +211,15 @@ def test_a_merge_that_sums_in_float32_is_a_step_away_in_few_weights(cases: dict[
             n_different, n_weights = n_different + int((values != theirs).sum()), n_weights + values.size
     assert n_weights > 1_000_000
     assert n_different < n_weights / 10_000
+
+
+@pytest.mark.parametrize("name", ["merged-in-bf16", "merged-in-f32"])
+@pytest.mark.parametrize("outtype", ["bf16", "f16"])
+def test_a_file_of_the_official_route_is_accepted(cases: dict[str, Case], name: str, outtype: str) -> None:
+    case = cases[name]
+    report = verify(Path(case.conversion(outtype).out), base=case.base, adapter=case.adapters[0], n_predict=1)
+    assert report.ok, report.summary()
+    assert "weights" in {check.name for check in report.checks}
 
 
 @pytest.mark.parametrize("rounding", ["bf16", "f16", "f32"])
