@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup setup-test demo demo-short test lint types test-fast test-slow docs clean
+.PHONY: help setup setup-test demo demo-short test lint types test-fast test-slow test-pythons docs docs-site clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,8 +38,15 @@ test-fast: setup-test
 test-slow: setup-test  ## what takes over a minute each
 	$(BIN)/python -m pytest -m slow
 
-docs: setup-test  ## write the generated parts of the docs anew
+test-pythons: setup  ## what needs no torch, on the other versions of Python that are here
+	$(PYTHON) scripts/other_pythons.py $(foreach v,3.12 3.13,$(shell command -v python$(v)))
+
+docs: setup-test  ## write the generated parts of the docs anew, draw the pictures
+	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/generate.py
+
+docs-site: setup-test  ## the docs as a site, in build/site; a warning fails
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import import_blocks
+import init_blocks
 import memory_blocks
+import peer_blocks
 import result_blocks
 
 import gguf_export.errors
@@ -192,7 +195,7 @@ def errors_block() -> str:
     for module, classes in error_classes().items():
         rows = [
             (
-                f"`{kind.__name__}`",
+                f"[`{kind.__name__}`](#{kind.__name__.lower()})",
                 "" if kind.__base__ in (None, Exception) else f"`{kind.__base__.__name__}`",
                 str(vars(kind).get("exit_code", getattr(kind, "exit_code", 1))),
                 plain((kind.__doc__ or "").split("\n\n")[0]),
@@ -288,10 +291,14 @@ def _contracts() -> list[dict[str, Any]]:
     return contracts
 
 
+def _layers() -> list[str]:
+    layers: list[str] = next(contract["layers"] for contract in _contracts() if contract["type"] == "layers")
+    return layers
+
+
 def layers_block() -> str:
     """The layers of the package, from top to bottom."""
-    layers = next(contract["layers"] for contract in _contracts() if contract["type"] == "layers")
-    return "```\n" + "\n".join(layers) + "\n```\n"
+    return "```\n" + "\n".join(_layers()) + "\n```\n"
 
 
 def contracts_block() -> str:
@@ -357,11 +364,14 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "models": models_block,
     "sources": sources_block,
     "layers": layers_block,
+    "imports": lambda: import_blocks.imports_block(_layers()),
     "contracts": contracts_block,
+    "peers": lambda: peer_blocks.peers_block(table),
     "memory-plans": lambda: memory_blocks.plans_block(table),
     "memory-levers": lambda: memory_blocks.levers_block(table),
     "memory-cards": lambda: memory_blocks.cards_block(table),
     "memory-anchor": lambda: memory_blocks.anchor_block(table),
+    "init-picks": lambda: init_blocks.picks_block(table),
     "humaneval": lambda: result_blocks.humaneval_block(table),
     **{f"signatures-{group}": lambda group=group: signatures_block(group) for group in SIGNATURES},  # type: ignore[misc]
 }

@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blocks import BLOCKS, commands, error_classes
+from pictures import stale_pictures
 
 from lowvram_ft.evaluation.metrics import AMOUNTS, ERRORS, METRICS
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(?ms)^<!-- generated: (?P<name>[\w-]+) -->\n(?P<body>.*?)^<!-- end generated -->$")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
-FENCE = re.compile(r"(?ms)^```.*?^```$")
+FENCE = re.compile(r"(?ms)^ *```.*?^ *```$")
+FOLDERS = ("lowvram_ft", "gguf_export", "tests", "benchmarks", "recipes", "docs", "scripts")
+PATH = re.compile(rf"`(?P<path>(?:{'|'.join(FOLDERS)})/[\w./-]*)[^`]*`")
 
 
 def refresh(text: str) -> str:
@@ -69,6 +72,22 @@ def broken_links(pages: Sequence[Path]) -> list[str]:
     return found
 
 
+def missing_paths(pages: Sequence[Path], root: Path = DOCS.parent) -> list[str]:
+    """Paths of the project that a page names, and that are not there; ``NAME`` stands for any name.
+
+    The changelog and the log tell of the past, and may name what is gone.
+    """
+    found = []
+    for page in pages:
+        for match in PATH.finditer(page.read_text(encoding="utf-8")):
+            path = match["path"].rstrip(".")
+            if "NAME" in path or page.name in ("CHANGELOG.md", "log.md"):
+                continue
+            if not (root / path).exists():
+                found.append(f"{page.name}: {path}: no such file; mend the path")
+    return found
+
+
 def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"(?m)^#+ (.+)$", FENCE.sub("", text))
@@ -79,15 +98,27 @@ def undocumented(docs: Path = DOCS) -> list[str]:
     """Commands, errors and metrics that the page meant for them does not name, and pages that the map leaves out."""
     wanted = {
         "cli.md": [f"## {name}\n" for name, _ in commands()],
-        "errors.md": [f"`{kind.__name__}`" for classes in error_classes().values() for kind in classes],
+        "errors.md": [f"### {kind.__name__}\n" for classes in error_classes().values() for kind in classes],
         "evaluation.md": [f"`{metric}`" for metric in (*METRICS, *ERRORS, *AMOUNTS, "pass@1", "pass@3")],
         "index.md": [f"({page.name})" for page in sorted(docs.glob("*.md")) if page.name != "index.md"],
     }
+    pages = [*sorted(docs.glob("*.md")), docs.parent / "README.md"]
+    written = {page: page.read_text(encoding="utf-8") for page in pages}
+    navigation = (docs.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    by_hand = "".join(BLOCK.sub("", text) for text in written.values())
     return [
-        f"{page}: {name.strip('#`() ').strip()} is not documented; name it there"
-        for page, names in wanted.items()
-        for name in names
-        if name not in (docs / page).read_text(encoding="utf-8")
+        *(
+            f"{page}: {name.strip('#`() ').strip()} is not documented; name it there"
+            for page, names in wanted.items()
+            for name in names
+            if name not in written[docs / page]
+        ),
+        *(f"{name}: no page tells what it is for; show it in one" for name, _ in commands() if name not in by_hand),
+        *(
+            f"mkdocs.yml: {page.name} has no place in the navigation; give it one"
+            for page in pages
+            if page.parent == docs and f": {page.name}\n" not in navigation
+        ),
     ]
 
 
@@ -98,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         for page in pages:
             page.write_text(refresh(page.read_text(encoding="utf-8")), encoding="utf-8")
     linked = [*pages, *sorted(DOCS.parent.glob("*.md"))]
-    problems = [*stale(pages), *broken_links(linked), *undocumented()]
+    problems = [*stale(pages), *stale_pictures(), *broken_links(linked), *missing_paths(linked), *undocumented()]
     for problem in problems:
         print(problem)
     if problems:

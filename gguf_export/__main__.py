@@ -23,6 +23,7 @@ from . import (
     reject,
     verify,
 )
+from .errors import EXPLAINED_AT
 
 _EVERY_S = 10.0
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\nsee {EXPLAINED_AT}#{type(error).__name__.lower()}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; nothing is half-written: run the same command again", file=sys.stderr)

@@ -115,10 +115,10 @@ def _reason(returncode: int, error: dict[str, Any] | None, log: str) -> str:
     last = lines[-1][:300] if lines else "no message"
     if error is not None:
         return str(error["message"])
+    if returncode >= 0:  # on Windows always
+        return f"the process ended with code {returncode}: {last}"
     if returncode == -signal.SIGILL:
         return f"the library crashed with SIGILL; {_SIGILL_HELP}"
     if returncode == -signal.SIGKILL:
         return "the process was killed, most likely for lack of memory; close other programs and try again"
-    if returncode < 0:
-        return f"the library crashed with {signal.Signals(-returncode).name}: {last}"
-    return f"the process ended with code {returncode}: {last}"
+    return f"the library crashed with {signal.Signals(-returncode).name}: {last}"

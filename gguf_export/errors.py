@@ -9,10 +9,13 @@
     ├── MissingLibraryError    3   llama-cpp-python is not installed
     └── VerificationFailed     1   a file was written, but did not pass its verification
 
-Messages follow one form: *where: what (what was got); what to do.*
+Messages follow one form: *where: what (what was got); what to do.* The command line adds where the docs explain it.
 """
 
 from __future__ import annotations
+
+EXPLAINED_AT = "https://github.com/lowvram-ft/lowvram-ft/blob/main/docs/errors.md"
+"""The page that has a heading for each class, and so an anchor."""
 
 
 class ExportError(Exception):

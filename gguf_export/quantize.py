@@ -6,7 +6,6 @@ message, not the end of the caller.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 
 from .child import run_child
 from .errors import ExportError, UnsupportedError
+from .workers import cpu_count
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def quantize(source: Path, out: Path, quant: str, *, n_threads: int | None = Non
         "source": str(source),
         "out": str(out),
         "ftype": quant_type(quant).ftype,
-        "n_threads": n_threads or len(os.sched_getaffinity(0)),
+        "n_threads": n_threads or cpu_count(),
     }
     result = run_child(request)
     if result.problem is not None:

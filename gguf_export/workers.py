@@ -15,6 +15,13 @@ _Result = TypeVar("_Result")
 _KEPT_BYTES: Final = 31 << 20
 
 
+def cpu_count() -> int:
+    """CPUs that this process may run on; where the system does not say (macOS, Windows), those that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_order(jobs: Iterable[Callable[[], _Result]], n_threads: int | None = None) -> Generator[_Result, None, None]:
     """Run jobs in threads, and give their results in the order of the jobs.
 
@@ -26,7 +33,7 @@ def in_order(jobs: Iterable[Callable[[], _Result]], n_threads: int | None = None
     """
     from threadpoolctl import threadpool_limits
 
-    n_threads = n_threads or len(os.sched_getaffinity(0))
+    n_threads = n_threads or cpu_count()
     keep_freed_memory()
     executor = ThreadPoolExecutor(n_threads, thread_name_prefix="slab")
     # Every core has a slab of its own: BLAS threads on top of that wait for each other, and doubled the time.

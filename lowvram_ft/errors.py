@@ -14,7 +14,7 @@
     └── MachineError             3   this machine lacks something: GPU, memory, disk, compiler
         └── MissingExtraError    3   a package of an extra is not installed
 
-Messages follow one form: *where: what (what was got); what to do.*
+Messages follow one form: *where: what (what was got); what to do.* The command line adds where the docs explain it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ EXIT_INTERRUPTED = 130
 
 EXIT_TERMINATED = 143
 """Exit code after SIGTERM, as shells expect it (128 + SIGTERM); after a closed terminal, too."""
+
+EXPLAINED_AT = "https://github.com/lowvram-ft/lowvram-ft/blob/main/docs/errors.md"
+"""The page that has a heading for each class, and so an anchor; its path in a checkout is the end of it."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -108,6 +111,11 @@ class MissingExtraError(MachineError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f'{feature}: not installed; run: pip install "lowvram-ft[{extra}]"')
+
+
+def explanation(error: Exception) -> str:
+    """Where the docs explain an error of this module, or of ``gguf_export.errors``."""
+    return f"{EXPLAINED_AT}#{type(error).__name__.lower()}"
 
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)

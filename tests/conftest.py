@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -14,6 +16,14 @@ from tests.tiny_runs import run_json, write_recipe
 
 os.environ.setdefault(ALLOW_UNSANDBOXED, "1")
 """The files that these tests run are our own: a machine without a sandbox runs them all the same."""
+
+if importlib.util.find_spec("torch") is None:  # `make test-pythons`: what needs it cannot even be read
+    _NEEDS_TORCH = re.compile(
+        r"^(import|from) (torch|datasets|transformers|peft|trl|lowvram_ft\.training)\b", re.MULTILINE
+    )
+    collect_ignore = [
+        str(path) for path in Path(__file__).parent.rglob("test_*.py") if _NEEDS_TORCH.search(path.read_text("utf-8"))
+    ]
 
 # A shell starts its background jobs with SIGINT ignored, and nohup ignores SIGHUP: the processes that these tests
 # interrupt would inherit it.

@@ -21,6 +21,7 @@ from lowvram_ft.recipe import (
 from lowvram_ft.run_dir import append_jsonl
 from lowvram_ft.training.engines import Engine
 from lowvram_ft.training.processes.ranks import Ranks
+from lowvram_ft.training.reporting.reporters import Records
 from lowvram_ft.training.stage import Trained, train_stage
 from tests.gguf_models import make_tiny_model
 from tests.tiny_runs import load_plan, train_section
@@ -75,6 +76,7 @@ def run_stage(
     *,
     engine: Engine | None = None,
     on_event: Callable[[str, dict[str, Any]], None] | None = None,
+    records: Records | None = None,
 ) -> Trained:
     """Train the stage of a recipe, or take it up; events go to ``out/events.jsonl``."""
     if engine is None:
@@ -103,6 +105,7 @@ def run_stage(
         progress=Progress(quiet=True),
         event=event,
         ranks=Ranks(),
+        records=records,
     )
 
 

@@ -76,7 +76,7 @@ class LocalFile:
         del end  # the system reads ahead by itself
         values = np.empty(n_bytes, np.uint8)
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
             try:
                 done = _fill(descriptor, values.data, offset)
                 changed = os.fstat(descriptor).st_mtime_ns != self.modified_ns

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..workers import cpu_count
 from .reference import Reference, ReferenceSequence, kl_divergence, log_softmax
 
 _BATCH = 256
@@ -39,7 +40,7 @@ class Model:
         params.n_batch = params.n_ubatch = _BATCH
         # Threads wait for each other after every operation: on a tiny model that is all they would do.
         small = os.path.getsize(path) < _SMALL_BYTES
-        params.n_threads = params.n_threads_batch = 1 if small else len(os.sched_getaffinity(0))
+        params.n_threads = params.n_threads_batch = 1 if small else cpu_count()
         # Flash attention sums in 16 bits, which shows beside a float32 reference.
         params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
         if hasattr(params, "flash_attn_type"):

@@ -7,7 +7,6 @@ rows in another order, another base or another scale of the adapter move it furt
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..quantizers.block_quantizers import row_quantizer
 from ..quantizers.ggml import BLOCK_TYPES
 from ..quantizers.imatrix import Imatrix
 from ..reading import GgufFile
+from ..workers import cpu_count
 from ..writing import StoredTensor
 
 Bytes = NDArray[np.uint8]
@@ -164,7 +164,7 @@ def compare_weights(file: GgufFile, origin: Origin, *, seed: int = 0) -> list[Te
     random = np.random.default_rng(seed)
     for name in {tensor.tensor_type.name for _, tensor in pairs} & BLOCK_TYPES.keys():
         row_quantizer(name)  # compiled once, here, not by several threads at a time
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="compare") as executor:
+    with ThreadPoolExecutor(cpu_count(), thread_name_prefix="compare") as executor:
         found = []
         for plan, tensor in pairs:
             chosen = tuple(_sample(plan, share, random))

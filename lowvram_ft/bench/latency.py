@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lowvram_ft.errors import UsageError
+from lowvram_ft.hardware import peak_rss_bytes
 from lowvram_ft.inference import Completion, Generator, Sampling, percentile
 from lowvram_ft.inference.llama import LlamaCpp
 from lowvram_ft.progress import Progress
@@ -40,6 +40,8 @@ class BenchResult:
         settings: llama.cpp's settings; None where the model does not say.
         memory: ``model_bytes`` (the file, mapped), ``kv_cache_bytes``, ``peak_rss_bytes`` of this process (None where
             the system does not say).
+        file_s: seconds for each whole test file, in the order of the prompts, to the millisecond.
+        first_token_s: seconds to the first token of each.
     """
 
     model: str
@@ -59,6 +61,8 @@ class BenchResult:
     tokens_per_batch: float = 1.0
     settings: dict[str, Any] | None = None
     memory: dict[str, int | None] | None = None
+    file_s: tuple[float, ...] = ()
+    first_token_s: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Every figure."""
@@ -198,6 +202,8 @@ def summarize(
         tokens_per_batch=sum(a.n_tokens - 1 for a in answers) / batches if batches else 1.0,
         settings=settings,
         memory=memory,
+        file_s=tuple(round(seconds, 3) for seconds in files),
+        first_token_s=tuple(round(seconds, 3) for seconds in first),
     )
 
 
@@ -205,16 +211,3 @@ def decode_rate(answer: Completion) -> float | None:
     """Tokens a second after the first; None of an answer of one token, and of one that came in one piece."""
     seconds = answer.seconds - answer.first_token_s
     return (answer.n_tokens - 1) / seconds if answer.n_tokens > 1 and seconds > 0 else None
-
-
-def peak_rss_bytes() -> int | None:
-    """The most memory that this process has held, mapped files included; None on Windows.
-
-    Source: ``getrusage(2)``: ``ru_maxrss`` is in KiB on Linux, in bytes on macOS.
-    """
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

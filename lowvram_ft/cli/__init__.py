@@ -14,10 +14,14 @@ from typing import TextIO
 import click
 
 from lowvram_ft import __version__
+from lowvram_ft.cli.clean import clean
 from lowvram_ft.cli.cloud import cloud
+from lowvram_ft.cli.completion import completion
 from lowvram_ft.cli.data import data
 from lowvram_ft.cli.export import export
+from lowvram_ft.cli.hub import pull, push
 from lowvram_ft.cli.improve import improve
+from lowvram_ft.cli.init import init
 from lowvram_ft.cli.inspect import doctor, plan, recipe, report
 from lowvram_ft.cli.job import demo, evaluate, run, train
 from lowvram_ft.cli.preference import preference
@@ -32,6 +36,7 @@ from lowvram_ft.errors import (
     Terminated,
     UsageError,
     cannot_write,
+    explanation,
     is_disk_full,
 )
 
@@ -46,8 +51,8 @@ def cli(debug: bool) -> None:
 
 
 _COMMANDS = (
-    demo, run, doctor, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve, report,
-    cloud,
+    demo, run, doctor, init, plan, recipe, data, train, preference, export, bench, evaluate, testgen, improve, serve,
+    report, cloud, push, pull, clean, completion,
 )  # fmt: skip
 for command in _COMMANDS:
     cli.add_command(command)
@@ -78,6 +83,7 @@ def main() -> None:
         else:
             for problem in str(shown).splitlines():
                 click.echo(f"error: {_rank(error)}{problem}", err=True)
+            click.echo(f"see {explanation(shown)}", err=True)
         code = getattr(shown, "exit_code", 1)
     sys.exit(code)
 

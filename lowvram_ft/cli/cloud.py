@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from lowvram_ft.cli.options import FILE, json_option, print_json, set_option
+from lowvram_ft.cli.options import FILE, json_option, print_json, recipe_argument, set_option
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option(
     "--gpu", metavar="NAME[:COUNT]", help="T4, L4, A10G, …; COUNT of them together. Default: the smallest that fits."

@@ -17,6 +17,7 @@ from lowvram_ft.cli.options import (
     progress,
     quiet_option,
     ray_option,
+    recipe_argument,
     sandbox_option,
     set_option,
 )
@@ -32,7 +33,7 @@ def data() -> None:
 
 
 @data.command("inspect")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option(
     "--rows",
@@ -62,7 +63,7 @@ def inspect_rows(name: str, overrides: tuple[str, ...], rows: int, as_json: bool
 
 
 @data.command("prepare")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--out", type=FOLDER, help="Folder for the prepared sets, one a stage (default: the user's cache).")
 @json_option
@@ -110,7 +111,7 @@ def _prepared(
 
 
 @data.command("verify")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option(
     "--min-mutation-score",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowvram_ft.cli.options import FILE, FOLDER, json_option, print_json, progress, quiet_option
+from lowvram_ft.cli import completing
+from lowvram_ft.cli.options import FILE, client_bars, json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
     from lowvram_ft.models import BaseModel
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--base", required=True, help="Hub id, folder, or smollm2-135m.")
+@click.option(
+    "--base",
+    shell_complete=completing.models,
+    help="Hub id, folder, or smollm2-135m. Default: what the adapter names as its base.",
+)
 @click.option(
     "--adapter",
     "adapters",
-    type=FOLDER,
+    metavar="FOLDER|OWNER/NAME",
     multiple=True,
-    help="PEFT adapter folder; leave out to export the base alone. Repeat it for a chain, first trained first.",
+    help="PEFT adapter: its folder, or its repository on the hub (OWNER/NAME[@REVISION]); leave out to export the base "
+    "alone. Repeat it for a chain, first trained first.",
 )
 @click.option(
     "--to",
@@ -46,8 +52,15 @@ if TYPE_CHECKING:
 @click.option(
     "--n-ctx", type=click.IntRange(min=256), default=4096, show_default=True, help="Context in the Modelfile."
 )
+@click.option("--chat-template", type=FILE, help="Jinja template that was trained (default: the adapter's or base's).")
 @click.option("--ollama", metavar="NAME", help="Also run `ollama create NAME`.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Check the GGUF against base + adapter.")
+@click.option(
+    "--require-stop/--no-require-stop",
+    default=True,
+    show_default=True,
+    help="Whether a GGUF whose answer does not end by itself is rejected.",
+)
 @click.option(
     "--stream/--download",
     default=None,
@@ -57,23 +70,26 @@ if TYPE_CHECKING:
 @json_option
 @quiet_option
 def export(
-    base: str,
-    adapters: tuple[Path, ...],
+    base: str | None,
+    adapters: tuple[str, ...],
     target: str,
     out: Path,
     quant: str,
     rounding: str | None,
     imatrix: Path | None,
     n_ctx: int,
+    chat_template: Path | None,
     ollama: str | None,
     verify: bool,
+    require_stop: bool,
     stream: bool | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Merge adapters into their base model and write a GGUF with its Modelfile, or another form of the result."""
     from lowvram_ft.export import section_from, write_folder, write_lora
-    from lowvram_ft.models import config_folder, resolve, weights_folder
+    from lowvram_ft.hub.elsewhere import base_for, find_adapters
+    from lowvram_ft.models import config_folder, weights_folder
 
     if target != "gguf" and ollama is not None:
         raise click.UsageError(f"--ollama goes with --to gguf (got --to {target}).")
@@ -83,19 +99,23 @@ def export(
     if target != "gguf" and imatrix is not None:
         raise click.UsageError(f"--imatrix goes with --to gguf (got --to {target}).")
     matrix = str(imatrix) if imatrix else None
-    section = section_from(quant=quant, rounding=rounding or default, imatrix=matrix, n_ctx=n_ctx)
-    model = resolve(base)
+    section = section_from(
+        quant=quant, rounding=rounding or default, imatrix=matrix, n_ctx=n_ctx, require_stop=require_stop
+    )
     say = progress(quiet)
+    client_bars(quiet)
+    folders = find_adapters(adapters, say)
+    model = base_for(base, folders)
     if model.note:
         say.say(model.note)
     if target == "lora":
-        found = write_lora(config_folder(model), list(adapters), out, section, say)
+        found = write_lora(config_folder(model), folders, out, section, say)
     else:
         folder = weights_folder(model, stream, say)
         if target == "safetensors":
-            found = write_folder(folder, list(adapters), out, section, say)
+            found = write_folder(folder, folders, out, section, say)
         else:
-            found = _write_gguf(model, folder, list(adapters), out, section, ollama, verify, say)
+            found = _write_gguf(model, folder, folders, out, section, chat_template, ollama, verify, say)
     if as_json:
         print_json(found)
     else:
@@ -108,17 +128,22 @@ def _write_gguf(
     adapters: list[Path],
     out: Path,
     section: ExportSection,
+    chat_template: Path | None,
     ollama: str | None,
     verify: bool,
     say: Progress,
 ) -> dict[str, Any]:
     from lowvram_ft.export import create_in_ollama, export_model, provenance, verify_model
     from lowvram_ft.hardware import detect
+    from lowvram_ft.hub.elsewhere import trained_chat
 
-    found = export_model(folder, adapters or None, out, section, say, provenance(model, adapters))
+    chat, notes = trained_chat(folder, adapters, chat_template)
+    for note in notes:
+        say.say(note)
+    found = export_model(folder, adapters or None, out, section, say, provenance(model, adapters), chat)
     if verify:
         found["verification"] = verify_model(
-            out, folder, adapters or None, section, detect(), say, sha256=found["sha256"]
+            out, folder, adapters or None, section, detect(), say, sha256=found["sha256"], chat=chat
         )
     if ollama is not None:
         create_in_ollama(ollama, Path(found["modelfile"]))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import click
 
+from lowvram_ft.cli import completing
 from lowvram_ft.cli.options import (
     console,
     json_option,
@@ -26,6 +27,7 @@ from lowvram_ft.cli.options import (
     "source",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="RUN",
+    shell_complete=completing.runs,
     help="Begin with the model of a run directory that was exported, or of a PEFT adapter's folder.",
 )
 @click.option("--base", metavar="MODEL", help="Base model of the adapter of --from (default: what it says).")

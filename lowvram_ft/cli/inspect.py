@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: doctor, plan, recipe, report."""
+"""Commands that look: doctor, plan, recipe, report. None changes anything, but that a report is written."""
 
 from __future__ import annotations
 
@@ -6,39 +6,42 @@ from pathlib import Path
 
 import click
 
-from lowvram_ft.cli.options import FOLDER, SIZE, console, json_option, print_json, set_option
+from lowvram_ft.cli import completing
+from lowvram_ft.cli.options import FILE, FOLDER, SIZE, console, json_option, print_json, recipe_argument, set_option
 
 
 @click.command()
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Look at this machine: GPU, memory, disk, compiler, llama.cpp. Exit code 3 if something is failing."""
-    from dataclasses import asdict
+    """Look at this machine, and say how to mend what is wrong: the first thing to paste into a bug report.
 
+    Driver and CUDA, what is free on the card and who holds the rest, memory, disks, compiler, llama.cpp,
+    sandbox, packages, the hub's cache, Ollama. No line holds a name or a token. Exit code 3 if something is failing.
+    """
+    from lowvram_ft import __version__
     from lowvram_ft.doctor import doctor as examine
 
     checks = examine()
-    failing = any(check.status == "failing" for check in checks)
+    counts = {status: sum(check.status == status for check in checks) for status in ("failing", "warning")}
     if as_json:
-        print_json({"ok": not failing, "checks": [asdict(check) for check in checks]})
+        found = [check.to_json() for check in checks]
+        print_json({"ok": not counts["failing"], "version": __version__, "checks": found})
     else:
-        marks = {
-            "ok": "[green]ok[/green]     ",
-            "warning": "[yellow]warning[/yellow]",
-            "failing": "[red]failing[/red]",
-        }
+        marks = {"ok": "green", "warning": "yellow", "failing": "red"}
         out = console()
         for check in checks:
-            out.print(f"{marks[check.status]}  {check.name}: {check.found}")
+            out.print(f"[{marks[check.status]}]{check.status:<9}[/]", end="")
+            out.print(f"{check.name}: {check.found}", markup=False)
             if check.mend and check.status != "ok":
                 out.print(f"         {check.mend}", markup=False)
-    if failing:
+        out.print(f"{counts['failing']} failing, {counts['warning']} to look at")
+    if counts["failing"]:
         context.exit(3)
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--vram", metavar="SIZE", type=SIZE, help="Plan for a card of this size: 4, 4GiB, 4096MiB.")
 @click.option("--ram", metavar="SIZE", type=SIZE, help="Plan for so much host memory.")
@@ -83,7 +86,7 @@ def recipe() -> None:
 
 
 @recipe.command("show")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @json_option
 def recipe_show(name: str, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -121,18 +124,39 @@ def recipe_list(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("runs", metavar="RUN...", type=FOLDER, nargs=-1, required=True, shell_complete=completing.runs)
+@click.option("--html", type=FILE, help="Where to write the page (default: RUN/report.html; of several, report.html).")
+@click.option("--open", "and_open", is_flag=True, help="Open the page in the browser.")
+@click.option("--no-html", is_flag=True, help="Print the tables alone, and write nothing.")
 @json_option
-def report(run: Path, as_json: bool) -> None:
-    """Show the table of a run: before beside after, latency, gates."""
+def report(runs: tuple[Path, ...], html: Path | None, and_open: bool, no_html: bool, as_json: bool) -> None:
+    """Show what runs found: tables here, and everything on one HTML page that needs no network.
+
+    Of one run: before beside after, training, memory, latency, gates, every task. Of several: side by side. With
+    --json, a page is written only where --html or --open asks for it.
+    """
+    from lowvram_ft.report.page.build import open_page, place_of, write_page
     from lowvram_ft.report.table import print_report
     from lowvram_ft.report.table import report as read
 
-    found = read(run)
+    if no_html and (html or and_open):
+        raise click.UsageError("--no-html goes neither with --html nor with --open.")
+    found = [read(run) for run in runs]
     if as_json:
-        print_json(found)
+        print_json(found[0] if len(found) == 1 else {"runs": found})
+    elif len(found) == 1:
+        print_report(found[0], console())
     else:
-        print_report(found, console())
+        from lowvram_ft.report.several import print_several
+
+        print_several(runs, console())
+    if no_html or (as_json and not html and not and_open):
+        return
+    page = write_page(runs, html or place_of(runs))
+    if not as_json:
+        click.echo(f"page: {page}")
+    if and_open:
+        open_page(page)
 
 
 def _toml(value: object) -> str:

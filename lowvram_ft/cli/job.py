@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ from lowvram_ft.cli.options import (
     progress,
     quiet_option,
     ray_option,
+    recipe_argument,
     sandbox_option,
+    say_page,
     set_option,
 )
 
@@ -31,18 +34,29 @@ if TYPE_CHECKING:
 enforce_option = click.option("--enforce-gates", is_flag=True, help="Exit with 1 where a gate of the recipe is missed.")
 
 
-def _job(name: str, overrides: tuple[str, ...], out: Path | None, quiet: bool) -> Job:
+log_option = click.option(
+    "--log",
+    "reporters",
+    multiple=True,
+    metavar="NAME",
+    help="Record the training for tensorboard, wandb, mlflow, trackio, … as well; repeatable. See train.report_to.",
+)
+
+
+def _job(name: str, overrides: tuple[str, ...], reporters: tuple[str, ...], out: Path | None, quiet: bool) -> Job:
     from lowvram_ft.pipeline import Job, default_out
     from lowvram_ft.recipe import load
     from lowvram_ft.training.processes.ranks import here
 
-    resolved = load(name, overrides)
+    named = (f"train.report_to={json.dumps(reporters)}",) if reporters else ()
+    resolved = load(name, (*overrides, *named))
     return Job(resolved, out or default_out(resolved), progress(quiet), shlex.join(sys.argv), here())
 
 
 def _run_all(job: Job, as_json: bool, enforce_gates: bool) -> None:
     from lowvram_ft.errors import GateMissed
     from lowvram_ft.pipeline import run_all
+    from lowvram_ft.report.page.build import write_page_of
 
     missed: GateMissed | None = None
     try:
@@ -51,6 +65,7 @@ def _run_all(job: Job, as_json: bool, enforce_gates: bool) -> None:
         missed = error
     if not job.ranks.leads:
         return
+    write_page_of(job.run, job.progress)
     _show(job.run.path, as_json)
     if missed is not None:
         raise missed
@@ -64,47 +79,63 @@ def _show(run: Path, as_json: bool) -> None:
         print_json(found)
     else:
         print_report(found, console())
+        say_page(run)
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
+@log_option
 @out_option
 @enforce_option
 @sandbox_option
 @json_option
 @quiet_option
 def run(
-    name: str, overrides: tuple[str, ...], out: Path | None, enforce_gates: bool, as_json: bool, quiet: bool
+    name: str,
+    overrides: tuple[str, ...],
+    reporters: tuple[str, ...],
+    out: Path | None,
+    enforce_gates: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Do all of a recipe: plan, train, export, verify, bench, evaluate before and after.
 
     Run the same command again after an interruption: it continues where it was.
     """
-    _run_all(_job(name, overrides, out, quiet), as_json, enforce_gates)
+    _run_all(_job(name, overrides, reporters, out, quiet), as_json, enforce_gates)
 
 
 @click.command()
 @set_option
+@log_option
 @out_option
 @sandbox_option
 @json_option
 @quiet_option
-def demo(overrides: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
+def demo(overrides: tuple[str, ...], reporters: tuple[str, ...], out: Path | None, as_json: bool, quiet: bool) -> None:
     """Do the whole job on SmolLM2-135M and the rows that ship with the kit, on any CPU."""
-    _run_all(_job("demo", overrides, out, quiet), as_json, False)
+    _run_all(_job("demo", overrides, reporters, out, quiet), as_json, False)
 
 
 @click.command()
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--pairs", type=PATH, help="A pair set, or a JSONL file of pairs, for its stage of preferences.")
+@log_option
 @out_option
 @sandbox_option
 @json_option
 @quiet_option
 def train(
-    name: str, overrides: tuple[str, ...], pairs: Path | None, out: Path | None, as_json: bool, quiet: bool
+    name: str,
+    overrides: tuple[str, ...],
+    pairs: Path | None,
+    reporters: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Train the stages of a recipe; ends with the last stage's PEFT adapter.
 
@@ -115,10 +146,11 @@ def train(
     from lowvram_ft.pipeline import train as train_all
 
     given = () if pairs is None else (f"preference.pairs={pairs.resolve()}",)
-    job = _job(name, (*overrides, *given), out, quiet)
+    job = _job(name, (*overrides, *given), reporters, out, quiet)
     if pairs is not None:
         require_preferences(job.resolved)
     with job.at_work():
+        job.announce(("plan", *(f"train:{stage.name}" for stage in job.resolved.stages)))
         job.plan()
         adapter = train_all(job)
     if not job.ranks.leads:

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lowvram_ft.cli import completing
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lowvram_ft.progress import Progress
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_VIEWS = "lowvram_ft.progress"
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
@@ -51,6 +54,7 @@ MODEL_HELP = (
     "address of an OpenAI-compatible server (http://localhost:11434#name)."
 )
 
+recipe_argument = click.argument("name", metavar="RECIPE", shell_complete=completing.recipes)
 set_option = click.option(
     "--set",
     "overrides",
@@ -104,18 +108,47 @@ def max_new_tokens_option(default: int) -> Callable[[Command], Command]:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
+    _close_views()
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def say_page(run: Path) -> None:
+    """Where the page of a run lies, if it could be written."""
+    from lowvram_ft.report.page.build import PAGE
+
+    if (run / PAGE).is_file():
+        click.echo(f"page: {run / PAGE}")
+
+
 def console() -> Console:
-    """A console for tables on stdout."""
+    """A console for tables on stdout; the view of the progress gives way to them."""
     from rich.console import Console
+
+    _close_views()
 
     return Console(highlight=False, soft_wrap=True) if not sys.stdout.isatty() else Console(highlight=False)
 
 
 def progress(quiet: bool = False) -> Progress:
-    """Progress on stderr."""
+    """Progress on stderr: a view in a terminal, which goes with the command's context, however that ends."""
     from lowvram_ft.progress import Progress
 
-    return Progress(quiet=quiet)
+    context = click.get_current_context()
+    found = Progress(quiet=quiet, title=context.command_path)
+    context.meta.setdefault(_VIEWS, []).append(found)
+    context.call_on_close(found.close)
+    return found
+
+
+def _close_views() -> None:
+    context = click.get_current_context(silent=True)
+    for found in context.meta.get(_VIEWS, []) if context is not None else []:
+        found.close()
+
+
+def client_bars(quiet: bool) -> None:
+    """The hub's client draws bars of its own: they are for a terminal, a log gets plain lines."""
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # it has no __all__
+
+    if quiet or not sys.stderr.isatty():
+        disable_progress_bars()

@@ -15,6 +15,7 @@ from lowvram_ft.cli.options import (
     print_json,
     progress,
     quiet_option,
+    recipe_argument,
     sandbox_option,
     set_option,
 )
@@ -37,7 +38,7 @@ def preference() -> None:
 
 
 @preference.command("tasks")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @folder_option
 @json_option
@@ -48,7 +49,7 @@ def tasks(name: str, overrides: tuple[str, ...], out: Path, as_json: bool, quiet
 
 
 @preference.command("sample")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @click.option("--model", required=True, help=f"Who answers. {MODEL_HELP}")
 @folder_option
@@ -60,7 +61,7 @@ def sample(name: str, overrides: tuple[str, ...], model: str, out: Path, as_json
 
 
 @preference.command("judge")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @folder_option
 @sandbox_option
@@ -72,7 +73,7 @@ def judge(name: str, overrides: tuple[str, ...], out: Path, as_json: bool, quiet
 
 
 @preference.command("pairs")
-@click.argument("name", metavar="RECIPE")
+@recipe_argument
 @set_option
 @folder_option
 @sandbox_option

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lowvram_ft.recipe import PreferenceSection, Resolved
 from lowvram_ft.run_dir import RunDir, versions
 from lowvram_ft.training.engines import choose
 from lowvram_ft.training.processes.ranks import Ranks, own_part
+from lowvram_ft.training.reporting.reporters import require_reporters
 
 
 class Job:
@@ -65,6 +66,7 @@ class Job:
             RunDirectoryError: the directory holds something else, or another command is at work in it.
             MachineError: the recipe demands a GPU, and there is none.
             MissingExtraError: the recipe names Unsloth, and it is not installed.
+            MachineError: what ``train.report_to`` names is not installed.
             ModelError: a stage's base model is a folder without weights.
             MachineError: a stage runs its own model's answers, and there is no sandbox.
             DataError: the file that a stage, perhaps the last of several, is to be trained on is missing.
@@ -72,6 +74,7 @@ class Job:
         for stage in self.resolved.stages:
             choose(stage.recipe.hardware, self.hardware)
             models.require_weights(models.resolve(stage.recipe.model.base))
+            require_reporters(stage.recipe.train.report_to)
             if stage.recipe.data.path is not None:
                 require_file(Path(stage.recipe.data.path))
             if stage.recipe.train.method != "sft":
@@ -87,6 +90,7 @@ class Job:
                 digest=self.resolved.digest(),
                 versions=versions(),
                 command=self.command,
+                machine=self.hardware.lasting(),
             )
             self.ranks.share(dict)
             yield
@@ -107,12 +111,19 @@ class Job:
             return found
         if self.ranks.leads:
             self.run.event("begun", step=name)
+        self.progress.begin(name, stage_note(self.resolved, name))
         result = action() if together or self.ranks.leads else {}
         if self.ranks.leads:
             self.run.finish(name, result)
+        self.progress.finish(name)
         gc.collect()
         shared: dict[str, Any] = self.ranks.share(lambda: result)
         return shared
+
+    def announce(self, steps: Sequence[str]) -> None:
+        """Tell the reader which steps there will be; those that have finished in this directory are over already."""
+        if self.ranks.leads:
+            self.progress.pipeline(steps, self.run.data["steps"])
 
     def finished(self, name: str) -> dict[str, Any] | None:
         """The result of a step that has finished, else None; every process has to ask."""
@@ -149,8 +160,15 @@ class Job:
             base = self.plan()["base"]
             self.progress.say(f"base model: {base}")
             with self.ranks.first():
-                self._folder = models.materialize(models.resolve(base))
+                self._folder = models.materialize(models.resolve(base), self.progress)
         return self._folder
+
+
+def stage_note(resolved: Resolved, step: str) -> str:
+    """Which stage of how many a step is about; empty where it is about none."""
+    subject = step.partition(":")[2].partition("/")[0]
+    names = [stage.name for stage in resolved.stages]
+    return f"stage {names.index(subject) + 1} of {len(names)}" if subject in names else ""
 
 
 def require_fit(name: str, plan: StagePlan) -> None:

@@ -10,10 +10,24 @@ from pathlib import Path
 
 from lowvram_ft.errors import GateMissed
 from lowvram_ft.execution.sandbox import choose as choose_sandbox
-from lowvram_ft.pipeline.evaluating import bench, compare, compare_stages, evaluate, gates
+from lowvram_ft.pipeline.evaluating import AFTER, BEFORE, bench, compare, compare_stages, evaluate, gates
 from lowvram_ft.pipeline.exporting import export, export_base, export_stage
 from lowvram_ft.pipeline.job import Job
 from lowvram_ft.pipeline.stages import train_stages
+from lowvram_ft.recipe import Resolved
+
+
+def steps_of(resolved: Resolved) -> tuple[str, ...]:
+    """The steps of a whole run, in order; a stage that learns from answers does parts of its own before it trains."""
+    each = resolved.final.eval.after_each_stage
+    names: list[str] = ["plan"]
+    for stage in resolved.stages:
+        names.append(f"train:{stage.name}")
+        if each and stage is not resolved.stages[-1]:
+            names += [f"export_stage:{stage.name}", f"eval:{stage.name}"]
+    ollama = ["ollama"] if resolved.final.export.ollama is not None else []
+    names += ["export", "verify", *ollama, "export:base", "bench", BEFORE, AFTER, "compare"]
+    return (*names, *(["compare:stages"] if each else []), "gates")
 
 
 def run_all(job: Job, *, enforce_gates: bool = False) -> None:
@@ -32,6 +46,7 @@ def run_all(job: Job, *, enforce_gates: bool = False) -> None:
     each = job.resolved.final.eval.after_each_stage
     last = job.resolved.stages[-1]
     with job.at_work():
+        job.announce(steps_of(job.resolved))
         job.plan()
         for stage, adapter in train_stages(job):
             if each and stage is not last:

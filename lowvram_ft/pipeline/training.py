@@ -12,6 +12,7 @@ from lowvram_ft.pipeline.job import Job
 from lowvram_ft.recipe import Recipe, Stage
 from lowvram_ft.training.engines import choose
 from lowvram_ft.training.from_plan import as_planned, load_plan
+from lowvram_ft.training.reporting.reporters import LOGS, Records
 from lowvram_ft.training.stage import clear_checkpoints, train_stage
 
 
@@ -42,8 +43,9 @@ def train_step(
             recipe = as_planned(recipe, plan)
             shared = share_of(recipe.train, job.ranks.world_size)
             recipe = recipe.model_copy(update={"train": shared})
+        records = Records(job.run.path / LOGS, step.partition(":")[2].replace("/", "-round-"))
         # Unsloth talks on stdout, which is for results
-        with redirect_stdout(sys.stderr), job.ranks.noticing_losses():
+        with redirect_stdout(sys.stderr), records.settings(), job.ranks.noticing_losses():
             trained = train_stage(
                 stage.name,
                 recipe,
@@ -56,7 +58,10 @@ def train_step(
                 progress=job.progress,
                 event=job.run.event if job.ranks.leads else _no_event,
                 ranks=job.ranks,
+                records=records,
             )
+        job.progress.measure()
+        job.progress.losses()
         free_memory()  # what is exported and run next needs the card
         return trained.result
 

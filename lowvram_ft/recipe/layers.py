@@ -76,8 +76,12 @@ class Resolved:
         }
 
     def digest(self) -> str:
-        """A hash of every value (not of where it came from): what makes two runs the same run."""
-        values = [[stage.name, stage.recipe.model_dump(mode="json")] for stage in self.stages]
+        """A hash of every value (not of where it came from): what makes two runs the same run.
+
+        Who watches a training changes nothing of it, and is left out.
+        """
+        watched = {"train": {"report_to"}}
+        values = [[stage.name, stage.recipe.model_dump(mode="json", exclude=watched)] for stage in self.stages]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -19,6 +19,10 @@ Allow = Literal[
     "smaller_batch", "chunked_loss", "optimizer_8bit", "nf4_embedding", "nf4_head", "shorter", "smaller_rank",
     "smaller_model",
 ]  # fmt: skip
+Reporter = Literal[
+    "tensorboard", "wandb", "mlflow", "trackio", "swanlab", "clearml", "comet_ml", "dvclive", "azure_ml", "dagshub",
+    "neptune",
+]  # fmt: skip
 Method = Literal["sft", "rft", "dpo"]
 LossType = Literal["sigmoid", "ipo", "sigmoid_norm"]
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -155,6 +159,9 @@ class TrainSection(Section):
     a power cut can cost."""
     early_stopping_patience: int | None = Field(default=3, gt=0)
     """Validation losses without improvement before training ends; leave out for none."""
+    report_to: Annotated[tuple[Reporter, ...], Field(strict=False)] = ()
+    """Who else records losses and learning rate, by transformers' names; nobody by default. Not a part of what makes
+    two runs the same run. See watching.md."""
     seed: int = Field(default=0, ge=0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from lowvram_ft.hardware import detect
 from lowvram_ft.inference.adapter import CONFIG, adapter_folder, adapter_name
 from lowvram_ft.inference.decoding import choose
 from lowvram_ft.inference.protocol import Completion, Sampling
-from lowvram_ft.models import EMBEDDED, BaseModel, materialize, resolve
+from lowvram_ft.models import BaseModel, materialize, named_by_path, resolve
 from lowvram_ft.recipe import HardwareSection, QuantizationSection
 from lowvram_ft.rendering import ChatFormat, from_folder
 from lowvram_ft.training import engines
@@ -29,8 +28,6 @@ BATCH = 8
 ENDS = ("<|im_end|>", "<|endoftext|>", "<|EOT|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "</s>")
 """Control tokens that end an answer wherever a vocabulary has them, as llama.cpp takes them by their names
 (``llama-vocab.cpp``, ``special_eog_ids``), so that an adapter ends where its export does."""
-_HUB_CACHE = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
-_EMBEDDED_CACHE = re.compile(rf"{re.escape(EMBEDDED)}-v\d+")
 
 
 @dataclass(frozen=True)
@@ -94,15 +91,9 @@ def _recipe_of(folder: Path) -> dict[str, Any] | None:
 
 def _base(folder: Path, named: str, in_recipe: str | None) -> BaseModel:
     """The base model by the name that training left, which is often a path of the machine that it ran on."""
-    path = Path(named)
-    if path.is_dir():
+    if Path(named).is_dir():
         return resolve(named)
-    in_cache = _HUB_CACHE.search(named)
-    if _EMBEDDED_CACHE.fullmatch(path.name):
-        return resolve(EMBEDDED)
-    if in_cache:
-        return resolve("/".join(in_cache.groups()))
-    for candidate in (in_recipe, named):
+    for candidate in (named_by_path(named), in_recipe, named):
         try:
             if candidate is not None:
                 return resolve(candidate)

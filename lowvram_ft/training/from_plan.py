@@ -40,6 +40,7 @@ def load_plan(recipe: Recipe, plan: dict[str, Any]) -> LoadPlan:
         vram_bytes=usable or None,
         seed=recipe.train.seed,
         planned_bytes=planned_bytes(plan["plan"]),
+        budget_bytes=budget_bytes(plan["plan"]),
     )
 
 
@@ -47,3 +48,12 @@ def planned_bytes(plan: dict[str, Any]) -> dict[str, int]:
     """Bytes of each term on the device that trains, and of the peak on a card."""
     found = {term["name"]: term["bytes"] for term in plan["terms"] if term["where"] == plan["device"]}
     return found | ({PEAK: plan["peak_gpu_bytes"]} if plan["device"] == "gpu" else {})
+
+
+def budget_bytes(plan: dict[str, Any]) -> int:
+    """The peak that is planned while a stage trains: of the card, or without one of this process."""
+    if plan["device"] == "gpu":
+        return int(plan["peak_gpu_bytes"])
+    others = sum(term["bytes"] for term in plan["terms"] if term["name"] == "system")
+    phases = {phase["name"]: phase["bytes"] for phase in plan["host_phases"]}
+    return int(max(phases["loading"], phases["training"]) - others)

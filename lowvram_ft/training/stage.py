@@ -25,6 +25,7 @@ from lowvram_ft.training.engines import Engine, LoadPlan
 from lowvram_ft.training.inputs import for_method, prepared_for
 from lowvram_ft.training.processes.ranks import Ranks
 from lowvram_ft.training.recovery.checkpoints import flush
+from lowvram_ft.training.reporting.reporters import Records
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def train_stage(
     event: Callable[..., None],
     ranks: Ranks,
     pairs: Path | None = None,
+    records: Records | None = None,
 ) -> Trained:
     """Train one stage.
 
@@ -71,6 +73,7 @@ def train_stage(
         ranks: this process among those that train together; the first alone writes to ``out``.
         pairs: folder of a pair set, or a JSONL file of pairs: what ``dpo`` trains on, and ``rft`` on the winners of.
             Rows of ``recipe.data`` are trained on by ``sft`` alone; its seed and shares split pairs, too.
+        records: where those of ``train.report_to`` write; None where nothing is to be recorded.
 
     Raises:
         DataError: no row is left, or the data is broken; or the method needs pairs, and there are none.
@@ -89,6 +92,7 @@ def train_stage(
     from lowvram_ft.training.recovery.out_of_memory import HostWatch, host_memory, is_lost_device, let_go, shortage_of
     from lowvram_ft.training.recovery.saving import Saver
     from lowvram_ft.training.recovery.stopping import StopRequest
+    from lowvram_ft.training.reporting.memory import meter
 
     recipe, plan = for_method(name, recipe, plan, pairs, out, ranks)
     if adapter is not None:  # PEFT passes over tensors that have no place in the base
@@ -96,6 +100,7 @@ def train_stage(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(ranks.local_rank)
+    progress.measure(meter(device, plan.budget_bytes))
     checkpoints = out / "checkpoints"
     event = _through_a_full_disk(event, progress)
     shape = ModelShape.from_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
@@ -109,9 +114,11 @@ def train_stage(
             attempt = Attempt(name, engine, device, checkpoints, saver, progress, event, ranks)
             try:
                 stop.at_once()
+                progress.doing("preparing rows")
                 with ranks.first():  # makes the set; the others map the same files
                     prepared = prepared_for(name, descent.recipe, model, descent.plan.max_length, pairs, progress)
                 callbacks = _callbacks(name, descent.recipe, descent.plan, prepared, progress, event)
+                callbacks += records.callbacks(recipe.train.report_to, progress) if records is not None else []
                 attempt.train(descent.recipe, model, descent.plan, prepared, adapter, callbacks)
                 stop.at_once()
                 dropout = recipe.lora.lora_dropout if adapter is None else _dropout_of(adapter)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.cli import main
-from tests.cli.running import Outcome, environment, run
+from tests.cli.running import Outcome, ended, environment, run
 from tests.gguf_models import make_adapter
 
 Cli = Callable[..., Outcome]
@@ -32,12 +32,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["lowvram-ft", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_:
             main()
         out, err = capfd.readouterr()
-        code = ended.value.code
+        code = exit_.value.code
         assert code is None or isinstance(code, int)
-        return Outcome(code or 0, out, err)
+        return ended(code or 0, out, err)
 
     return call
 

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from lowvram_ft.errors import EXPLAINED_AT
 
 MODULE = (sys.executable, "-m", "lowvram_ft")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -15,24 +17,34 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended; equal to another where every character is."""
+    """How a command ended; equal to another where every character is, but for where its error is explained."""
 
     code: int
     stdout: str
     stderr: str
+    explained: str = field(default="", compare=False)
+    """The anchor that an error names in its last line."""
 
     def without(self, places: Mapping[Path, str]) -> Outcome:
         """The same with paths replaced by placeholders."""
         texts = [self.stdout, self.stderr]
         for path, placeholder in places.items():
             texts = [text.replace(str(path), placeholder) for text in texts]
-        return Outcome(self.code, *texts)
+        return Outcome(self.code, *texts, self.explained)
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
     """The environment of a command: its own cache, no network, a fixed width."""
     fixed = {"LOWVRAM_FT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
     return {**os.environ, **fixed, **more}
+
+
+def ended(code: int, stdout: str, stderr: str) -> Outcome:
+    """What a command printed, with the last line of an error apart: each error has one."""
+    told, mark, anchor = stderr.rpartition(f"see {EXPLAINED_AT}#")
+    if any(line.startswith("error: ") for line in stderr.splitlines()):
+        assert mark and anchor.count("\n") == 1, f"no line says where the error is explained: {stderr}"
+    return Outcome(code, stdout, told if mark else stderr, anchor.rstrip("\n") if mark else "")
 
 
 def failed(code: int, *problems: str) -> Outcome:
@@ -58,7 +70,7 @@ def run(folder: Path, *arguments: object, timeout_s: float = 120.0, **env: str) 
         timeout=timeout_s,
         check=False,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return ended(done.returncode, done.stdout, done.stderr)
 
 
 def files(folder: Path) -> list[str]:

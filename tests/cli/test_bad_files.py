@@ -120,10 +120,12 @@ def test_a_run_that_failed_before_it_trained_is_begun_anew_with_other_settings(
 
 
 def test_missing_adapter(here: Cli, tmp_path: Path, tiny_llama: Path) -> None:
-    expected = failed(2, "nowhere: no such folder; give the folder that PEFT saved the adapter to")
-    assert here("export", "--base", tiny_llama, "--adapter", "nowhere", "--out", "mine.gguf") == expected
+    problem = "nowhere: no such folder; give the folder that PEFT saved the adapter to"
+    outcome = here("export", "--base", tiny_llama, "--adapter", "nowhere", "--out", "mine.gguf")
+    assert outcome == failed(2, f"{problem}, or OWNER/NAME")
     write_recipe(tmp_path, tiny_llama)
-    assert here("train", "tiny.toml", "--set", "model.adapter=nowhere", "--out", "out", "-q") == expected
+    outcome = here("train", "tiny.toml", "--set", "model.adapter=nowhere", "--out", "out", "-q")
+    assert outcome == failed(2, problem)
 
 
 def test_truncated_base_model_on_train(here: Cli, tmp_path: Path, tiny_llama: Path, cut: Cut) -> None:

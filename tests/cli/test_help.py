@@ -20,8 +20,8 @@ HEAVY = {
     "jinja2", "llama_cpp", "numpy", "peft", "pydantic", "pytest", "rich", "safetensors", "tokenizers", "torch",
     "transformers", "trl", "unsloth",
 }  # fmt: skip
-WITHOUT_RESULT = {"data", "preference", "recipe"}
-"""Groups; every other command prints a result."""
+WITHOUT_RESULT = {"completion", "data", "preference", "recipe"}
+"""Groups, and what prints a script; every other command prints a result."""
 
 
 def commands(group: click.Group = root, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

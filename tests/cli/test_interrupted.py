@@ -31,7 +31,8 @@ def interrupt(*_: object, **__: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+# Ctrl-C while training: see test_terminal_view.py
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_stopped_while_training(tmp_path: Path, tiny_llama: Path, how: signal.Signals, code: int) -> None:
     write_recipe(tmp_path, tiny_llama, max_steps=500, eval_steps=400)
     process = subprocess.Popen(

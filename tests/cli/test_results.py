@@ -118,7 +118,10 @@ def test_train_and_report(here: Cli, tmp_path: Path, tiny_llama: Path) -> None:
     assert again == Outcome(0, f"{said}adapter: out/stages/tiny/adapter\n", "")
     report = one_object(here("report", "out", "--json"))
     assert (report["recipe"], report["suites"], report["bench"]) == ("tiny", {}, None)
-    assert here("report", "out") == Outcome(0, f"stage {said}", "")
+    assert here("report", "out", "--no-html") == Outcome(0, f"stage {said}", "")
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert here("report", "out") == Outcome(0, f"stage {said}page: out/report.html\n", "")
+    assert "1 of 1" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_data_inspect_shows_rows_as_the_model_sees_them(here: Cli, tmp_path: Path, tiny_llama: Path) -> None:

@@ -140,4 +140,14 @@ def test_the_command_exports_verifies_and_writes_a_modelfile(
     assert not out.exists()
 
 
+def test_an_export_needs_nothing_that_linux_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_tiny_model(tmp_path / "base", "qwen2", tie=True)
+    here = gguf_export.export(base, None, tmp_path / "here.gguf", quant="Q8_0")
+    for name in ("sched_getaffinity", "preadv"):
+        monkeypatch.delattr(os, name)
+    there = gguf_export.export(base, None, tmp_path / "there.gguf", quant="Q8_0")
+    assert there.sha256 == here.sha256
+    assert gguf_export.verify(there.path, base=base, n_predict=2).ok
+
+
 FAILED = Verification((Check("values", False, "not finite"),), "standalone", {})

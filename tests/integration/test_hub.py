@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_what_the_hub_does_not_have_is_one_line(
 ) -> None:
     done = _lowvram_ft(hub, tmp_path, "train", _recipe(tmp_path, **{old: new}), "--out", tmp_path / "run")
     assert done.returncode == code
-    problem = done.stderr.strip().splitlines()[-1]
+    problem = done.stderr.strip().splitlines()[-2]
     assert problem.startswith(f"error: {message}")
     assert "Traceback" not in done.stderr
 
@@ -146,3 +147,18 @@ def test_a_split_that_is_not_there_names_those_that_are(layout: Path) -> None:
     section = DataSection(source="kodcode", hub_id=str(layout / "datasets/someone/rows"), split="dev")
     with pytest.raises(DataError, match=r"has no split dev \(splits: train\)"):
         list(load_rows(section))
+
+
+def test_how_far_a_download_is_can_be_read(hub: Hub, tmp_path: Path) -> None:
+    code = (
+        "import io; from lowvram_ft import models; from lowvram_ft.progress import Progress, progress\n"
+        "progress.PLAIN_EVERY_S = 0.0; stream = io.StringIO()\n"
+        "models.materialize(models.resolve('someone/tiny'), Progress(stream)); print(stream.getvalue())"
+    )
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | env
+    )
+    lines = done.stdout.split("\n")
+    assert lines[0].startswith("download someone/tiny: 0") and "GiB" in lines[0]
+    assert "%|" not in done.stderr, "the hub's own bars are not drawn as well"

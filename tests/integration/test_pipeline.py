@@ -113,7 +113,7 @@ def test_a_run_of_other_settings_is_left_alone(qwen2_run: tuple[Path, Path, dict
     before = _files(run)
     outcome = run_cli("run", recipe, "--out", run, "--set", "train.seed=7")
     assert outcome.returncode == 2
-    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1
+    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 2  # and where it is explained
     assert "another recipe or other settings" in outcome.stderr
     assert {name: written for name, written in _files(run).items() if name != ".lock"} == {
         name: written for name, written in before.items() if name != ".lock"

@@ -308,5 +308,5 @@ def test_the_command_refuses_an_adapter_of_another_base_in_one_line(tiny_llama: 
     recipe = write_recipe(tmp_path, tiny_llama, "[quantization]\nload_in_4bit = false\n")
     outcome = run_cli("train", recipe, "--out", tmp_path / "run", "-q", "--set", f"model.adapter={adapter}")
     assert (outcome.returncode, outcome.stdout) == (2, "")
-    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1
+    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 2  # and where it is explained
     assert str(base) in outcome.stderr or str(adapter) in outcome.stderr

@@ -24,7 +24,8 @@ def test_the_figures_by_hand():
         "model": "m.gguf", "prompts": 3, "prompt_tokens": 100.0, "new_tokens": pytest.approx(26 / 3),
         "first_token_s_p50": 0.5, "decode_tok_per_s": 2.0, "file_s_p50": 2.5, "file_s_p95": 5.5, "cut_off": 1,
         "gate_s": 5.0, "gate_met": False, "first_token_s_p95": 1.0, "prefill_tok_per_s": 150.0, "decoding": "",
-        "tokens_per_batch": 1.0, "settings": None, "memory": None,
+        "tokens_per_batch": 1.0, "settings": None, "memory": None, "file_s": (1.5, 2.5, 5.5),
+        "first_token_s": (0.5, 1.0, 0.25),
     }  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def hub(monkeypatch, answer):
 
     asked = []
 
-    def download(hub_id, allow_patterns):
+    def download(hub_id, allow_patterns, tqdm_class=None):
         asked.append((hub_id, tuple(allow_patterns)))
         if isinstance(answer, Exception):
             raise answer

@@ -1,4 +1,4 @@
-"""Progress: a live line in a terminal, plain lines when piped, with a clock of our own."""
+"""Progress as plain lines, with a clock of our own; what is drawn in a terminal stands in test_terminal_view.py."""
 
 import io
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowvram_ft import progress as progress_module
-from lowvram_ft.progress import PLAIN_EVERY_S, Progress, clock
+from lowvram_ft.progress import PLAIN_EVERY_S, Memory, Progress, clock
+from lowvram_ft.progress import progress as progress_module
+from lowvram_ft.progress.progress import has_view
 
 
 class Terminal(io.StringIO):
@@ -82,21 +83,67 @@ def test_a_task_that_is_done_and_begun_again_starts_anew(time):
     assert stream.getvalue() == "one: 1/1 in 0 s\n" * 2
 
 
-def test_a_terminal_has_one_line_that_is_written_over(time):
-    stream = Terminal()
+def test_steps_of_a_pipeline_are_lines_of_their_own():
+    stream = io.StringIO()
     progress = Progress(stream)
-    progress.step("train", 1, 2)
-    progress.step("train", 2, 2)
-    progress.say("done")
-    assert stream.getvalue() == "\r\x1b[2Ktrain: 1/2 in 0 s\r\x1b[2Ktrain: 2/2 in 0 s\ndone\n"
+    progress.pipeline(("plan", "train:a", "train:b", "export"), ["plan"])
+    progress.begin("train:a", "stage 1 of 2")
+    progress.finish("train:a")
+    progress.begin("sample:b/1", "stage 2 of 2")
+    assert stream.getvalue().splitlines() == [
+        "step 2 of 4: train:a (stage 1 of 2)",
+        "within step 3 of 4: sample:b/1 (stage 2 of 2)",
+    ]
 
 
-def test_a_sentence_does_not_run_into_the_live_line(time):
-    stream = Terminal()
+def test_without_a_pipeline_no_step_is_told_of():
+    stream = io.StringIO()
     progress = Progress(stream)
-    progress.step("train", 1, 2)
-    progress.say("a note")
-    assert stream.getvalue().endswith("train: 1/2 in 0 s\na note\n")
+    progress.begin("export")
+    progress.finish("export")
+    assert stream.getvalue() == ""
+
+
+def test_memory_is_in_the_line_where_there_is_a_plan_to_hold_it_against(time):
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.measure(lambda: Memory(3 << 29, 2 << 30, "VRAM reserved"))
+    progress.step("train", 1, 2, "loss 0.5")
+    progress.measure()
+    progress.step("train", 2, 2, "loss 0.4")
+    assert stream.getvalue().splitlines() == [
+        "train: 1/2 in 0 s  loss 0.5, VRAM reserved 1.50 of 2.00 GiB planned",
+        "train: 2/2 in 0 s  loss 0.4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, True),
+        ({"TERM": "dumb"}, False),
+        ({"TTY_INTERACTIVE": "0"}, False),
+        ({"WORLD_SIZE": "2"}, False),
+        ({"LOWVRAM_FT_PROGRESS": "plain"}, False),
+        ({"LOWVRAM_FT_PROGRESS": "off"}, False),
+        ({"LOWVRAM_FT_PROGRESS": "auto"}, True),
+        ({"NO_COLOR": "1"}, True),
+    ],
+)
+def test_where_there_is_a_view(monkeypatch, variables, expected):
+    for name in ("TERM", "TTY_INTERACTIVE", "WORLD_SIZE", "LOWVRAM_FT_PROGRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert has_view(Terminal()) is expected
+    assert not has_view(io.StringIO())
+
+
+def test_the_switch_turns_everything_off(monkeypatch):
+    monkeypatch.setenv("LOWVRAM_FT_PROGRESS", "off")
+    stream = io.StringIO()
+    Progress(stream).say("x")
+    assert stream.getvalue() == ""
 
 
 def test_quiet_says_nothing(time):

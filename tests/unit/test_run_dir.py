@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lowvram_ft.errors import MachineError, RunDirectoryError
 from lowvram_ft.run_dir import RunDir, append_jsonl, read_json, read_jsonl, write_json, write_text
 
-START = {"recipe": {"name": "r"}, "digest": "d1", "versions": {"python": "3"}, "command": "run"}
+START = {"recipe": {"name": "r"}, "digest": "d1", "versions": {"python": "3"}, "command": "run", "machine": {"cpus": 2}}
 
 
 def start(path: Path, **changes) -> RunDir:

@@ -66,7 +66,10 @@ def choose() -> Layer:
     forced = os.environ.get(FORCED, "")
     if forced and forced not in LAYERS:
         raise MachineError(f"{FORCED}: no such layer ({forced}); use one of {', '.join(LAYERS)}")
-    found = next(state for state in states() if (state.layer == forced if forced else state.problem is None))
+    wanted = (state for state in states() if (state.layer == forced if forced else state.problem is None))
+    found = next(wanted, None)
+    if found is None:  # not even limits: no system of this kind
+        raise MachineError(f"execution: tests cannot be run here: {states()[-1].problem}")
     if found.problem is not None:
         raise MachineError(f"{FORCED}: {forced} cannot be used here: {found.problem}")
     if found.layer == "rlimits" and os.environ.get(ALLOW_UNSANDBOXED) != "1":

@@ -40,6 +40,7 @@ class LoadPlan:
         keep_dequantized: hold 4-bit weights in the compute type besides (the reference engine on a CPU).
         dropout: whether the adapter's dropout is at work; False is without, whatever the adapter was made with.
         planned_bytes: what the memory plan says of each of its terms on the device that trains, and of its peak.
+        budget_bytes: its peak: of the card, or without one of this process; None where nothing was planned.
     """
 
     quantization: QuantizationSection
@@ -58,6 +59,7 @@ class LoadPlan:
     keep_dequantized: bool = False
     dropout: bool = True
     planned_bytes: Mapping[str, int] = field(default_factory=dict)
+    budget_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Attempt:
             ModelError: the model or the adapter cannot be used.
             TrainingError: the loss is not finite, or the mask is wrong.
         """
+        self._progress.doing("loading the model")
         self.loaded = self._engine.load(model, plan, adapter)
         if isinstance(prepared, PreparedPairs):
             self._build_for_pairs(recipe, model, plan, prepared, adapter, callbacks)
@@ -90,6 +91,7 @@ class Attempt:
             assert_completion_mask(self.trainer, prepared.train)
         resume = self._resume()
         self._saver.attach(self.trainer, resume)
+        self._progress.doing("the first step")
         with suppress(TrainingComplete):
             self.trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
         self._saver.finish()

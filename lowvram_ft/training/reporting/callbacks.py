@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lowvram_ft.errors import TrainingError
+from lowvram_ft.hardware import peak_rss_bytes
 from lowvram_ft.progress import Progress
 
 Event = Callable[..., None]
@@ -37,6 +36,11 @@ class Report(TrainerCallback):  # type: ignore[misc]
         self._loss = math.nan
         self._eval_loss: float | None = None
         self._tok_per_s = 0.0
+        self._batches = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Its losses are its own."""
+        self._progress.losses()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
@@ -52,7 +56,7 @@ class Report(TrainerCallback):  # type: ignore[misc]
         Raises:
             TrainingError: the loss is not a finite number.
         """
-        values = logs or {}
+        values = logs if logs is not None else {}
         if "eval_loss" in values:
             self._eval_loss = float(values["eval_loss"])
             of_pairs = _of_pairs(values, "eval_")
@@ -70,6 +74,8 @@ class Report(TrainerCallback):  # type: ignore[misc]
             self._first_tokens, self._spent_s = tokens, 0.0
         else:
             self._tok_per_s = (tokens - self._first_tokens) / max(self._spent_s, 1e-9)
+        # the recorders of `train.report_to` come later, and get these as well
+        values |= {"tok_per_s": round(self._tok_per_s, 1), "memory_gib": round(memory_bytes() / 2**30, 3)}
         self._event(
             "trained",
             stage=self._stage,
@@ -84,12 +90,25 @@ class Report(TrainerCallback):  # type: ignore[misc]
         validation = f", validation {self._eval_loss:.3f}" if self._eval_loss is not None else ""
         if "rewards/margins" in values:
             validation += f", margin {values['rewards/margins']:.3f}"
+        self._progress.losses(self._loss)
         self._progress.step(
             f"train {self._stage}",
             state.global_step,
             state.max_steps,
-            f"loss {self._loss:.3f}{validation}, {self._tok_per_s:.0f} tok/s, {memory_bytes() / 2**30:.1f} GiB",
+            f"loss {self._loss:.3f}{validation}, {self._tok_per_s:.0f} tok/s",
         )
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An evaluation goes on."""
+        self._batches += 1
+        batches = kwargs.get("eval_dataloader")
+        total = f" of {len(batches)}" if batches is not None else ""
+        self._progress.doing(f"validation, batch {self._batches}{total}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """It is over."""
+        self._batches = 0
+        self._progress.doing("")
 
 
 def _of_pairs(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
@@ -104,5 +123,4 @@ def memory_bytes() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return peak_rss_bytes() or 0
