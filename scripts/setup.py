@@ -56,7 +56,8 @@ def main() -> int:
     if isinstance(wheel, Build):
         say("waiting for the build of llama-cpp-python")
         wheel = wheel.finish()
-    run([*pip, "install", "-q", str(wheel)])
+    # of two builds of one version pip keeps the one that is there: one without CUDA would stay
+    run([*pip, "install", "-q", "--no-deps", "--force-reinstall", str(wheel)])
     run([*pip, "install", "-q", "-e", f"{ROOT}[{','.join(extras)}]"])
     if options.test and UNSLOTH_CPU.is_file():
         say("installing Unsloth's CPU backend for the tests")

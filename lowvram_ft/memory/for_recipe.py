@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from lowvram_ft import models
@@ -45,6 +46,8 @@ class StagePlan:
         changes: every lever that was pulled, the base model's among them.
         method: of the recipe: ``sft``, ``rft`` or ``dpo``.
         rows: rows that are trained on in an epoch, at the most; None where the recipe does not say.
+        epochs: how often they are trained on.
+        max_steps: the recipe's own number of steps, which stands above the epochs; None without one.
         notes: what the user should know.
     """
 
@@ -53,6 +56,8 @@ class StagePlan:
     changes: tuple[Change, ...]
     method: Method
     rows: int | None
+    epochs: float
+    max_steps: int | None
     notes: tuple[str, ...]
 
     @property
@@ -61,6 +66,13 @@ class StagePlan:
         if self.rows is None or self.fit.time is None:
             return None
         return ceil(self.rows / self.fit.setup.effective_batch) * self.fit.time.step_s
+
+    @property
+    def train_s(self) -> float | None:
+        """Seconds of the stage's training on full rows; None where its steps or the card are not known."""
+        if self.max_steps is not None and self.fit.time is not None:
+            return self.max_steps * self.fit.time.step_s
+        return None if self.epoch_s is None else self.epochs * self.epoch_s
 
     @property
     def cost(self) -> str:
@@ -82,6 +94,7 @@ class StagePlan:
             **{key: getattr(self.fit.setup, key) for key in PLANNED},
             "time": self.fit.time.to_json() if self.fit.time is not None else None,
             "epoch_s": self.epoch_s,
+            "train_s": self.train_s,
             "runner_up": _candidate_json(runner_up) if runner_up is not None else None,
             "plan": self.fit.plan.to_json(),
         }
@@ -143,7 +156,7 @@ def plan_recipe(
     """Plan one stage.
 
     Args:
-        recipe: the stage's sections; ``hardware.vram_gib`` and ``ram_gib`` stand for this machine where they are set.
+        recipe: the stage's sections; ``hardware.vram_gib`` and ``ram_gib`` bound this machine where they are set.
         hardware: this machine.
         overrides: fields of `Budget` that a user gave on the command line.
         card: the GPU whose speed counts; by default this machine's, or one of the table with as much memory.
@@ -166,11 +179,14 @@ def plan_recipe(
         shape = ModelShape.from_config(models.config_of(model))
         setup = replace(wanted, keep_dequantized=_may_keep(shape, wanted, budget, hardware))
         found = fit(shape, setup, budget, allow, card, explain=first is None)
-        changes, notes = found.changes, tuple(_notes(model, found, hardware, overrides or {}))
+        changes, notes = found.changes, tuple(_notes(recipe, model, found, hardware, overrides or {}))
         if first is not None:
             text = f"{first.model.id} does not fit ► {model.id}, the next of model.fallbacks"
             changes = (Change("smaller_model", 4, text), *changes)
-        plan = StagePlan(model, found, changes, recipe.train.method, _rows(recipe), notes)
+        train = recipe.train
+        plan = StagePlan(
+            model, found, changes, train.method, _rows(recipe), train.num_train_epochs, train.max_steps, notes
+        )
         if found.plan.fits:
             return plan
         first = first or plan
@@ -178,10 +194,14 @@ def plan_recipe(
     return first
 
 
-def _notes(model: models.BaseModel, found: Fit, hardware: Hardware, overrides: Mapping[str, Any]) -> Iterator[str]:
+def _notes(
+    recipe: Recipe, model: models.BaseModel, found: Fit, hardware: Hardware, overrides: Mapping[str, Any]
+) -> Iterator[str]:
     """What the user should know beside the plan. A disk that is short is no refusal: the base may be there already."""
     if model.note:
         yield model.note
+    if recipe.data.path is not None and not Path(recipe.data.path).is_file():
+        yield f"data.path: {recipe.data.path} is not there; a run wants it before its first stage"
     disk, free = found.plan.disk_bytes, hardware.disk_free_bytes
     if disk > free and not overrides:
         yield f"a run writes up to {disk / GIB:.1f} GiB in all, and {free / GIB:.1f} GiB of disk are free here"
@@ -210,14 +230,21 @@ def _rows(recipe: Recipe) -> int | None:
 
 
 def budget_for(recipe: Recipe, hardware: Hardware, overrides: Mapping[str, Any]) -> Budget:
-    """The machine that is planned for: the command line's figures, else the recipe's, else this machine's."""
+    """The machine that is planned for: the command line's figures, else the recipe's, else this machine's.
+
+    Where the recipe can be trained, its figures are bounds: a machine that has less is planned as it is. A recipe that
+    demands a GPU can be planned on a machine without one, and its figures then stand for another machine.
+    """
     section = recipe.hardware
     gpu = hardware.gpus[0].total_bytes if hardware.gpus else None
-    # a recipe that demands a GPU can be planned for on a machine without one; others follow the machine
-    wanted = int(section.vram_gib * GIB) if section.vram_gib and (gpu is not None or section.require_gpu) else gpu
-    ram = int(section.ram_gib * GIB) if section.ram_gib else hardware.ram_total_bytes
+    elsewhere = gpu is None and section.require_gpu
+    vram, ram = gpu, hardware.ram_total_bytes
+    if section.vram_gib and (gpu is not None or elsewhere):
+        vram = int(section.vram_gib * GIB) if gpu is None else min(gpu, int(section.vram_gib * GIB))
+    if section.ram_gib:
+        ram = int(section.ram_gib * GIB) if elsewhere else min(ram, int(section.ram_gib * GIB))
     values: dict[str, Any] = {
-        "vram_bytes": wanted,
+        "vram_bytes": vram,
         "ram_bytes": ram,
         "platform": hardware.platform,
         **overrides,

@@ -74,8 +74,16 @@ def _speed(found: StagePlan, time: StepTime) -> Iterator[str]:
             f"{time.hidden_share:.0%} of the bus traffic hides behind the card's work: "
             f"{time.resident_share:.0%} of the speed with everything on the card"
         )
-    if found.epoch_s is not None:
-        yield f"an epoch of {found.rows:,} rows takes {_hours(found.epoch_s)} at the most (if all were that long)"
+    if found.train_s is not None:
+        yield f"{_training(found)} {_hours(found.train_s)} at the most (if all rows were that long)"
+
+
+def _training(found: StagePlan) -> str:
+    if found.max_steps is not None:
+        return f"{found.max_steps:,} steps take"
+    if found.epochs == 1.0:
+        return f"an epoch of {found.rows:,} rows takes"
+    return f"{found.epochs:g} epochs of {found.rows:,} rows take"
 
 
 def _compared(fit: Fit, other: Candidate) -> str:

@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from lowvram_ft.hardware import Gpu, Hardware
 from lowvram_ft.memory import DEFAULT_ALLOW, Budget, TrainingSetup
-from lowvram_ft.memory.for_recipe import PLANNED, as_first, plan_recipe, setup_for
+from lowvram_ft.memory.for_recipe import PLANNED, as_first, budget_for, plan_recipe, setup_for
+from lowvram_ft.memory.table import print_plan
 from lowvram_ft.recipe import Recipe, load
 from lowvram_ft.training.from_plan import as_planned, load_plan
 
@@ -119,6 +122,59 @@ def test_an_epoch_is_counted_in_steps_of_the_effective_batch():
     assert found.rows == 900
     assert found.epoch_s == pytest.approx(57 * found.fit.time.step_s)  # 900 / 16, rounded up
     assert plan_recipe(recipe(), machine(vram_gib=4)).epoch_s is None
+
+
+def test_a_training_is_counted_in_epochs_or_in_its_own_steps():
+    data = {"max_rows": 1000, "eval_share": 0.1}
+    half = plan_recipe(recipe(data=data, train={"num_train_epochs": 0.5}), machine(vram_gib=4))
+    assert half.train_s == pytest.approx(0.5 * half.epoch_s)
+    assert half.to_json()["train_s"] == half.train_s
+    steps = plan_recipe(recipe(data=data, train={"max_steps": 300, "num_train_epochs": 0.5}), machine(vram_gib=4))
+    assert steps.train_s == pytest.approx(300 * steps.fit.time.step_s)
+    unknown = recipe(train={"max_steps": 300})
+    assert plan_recipe(unknown, machine(vram_gib=4)).train_s == steps.train_s
+    assert plan_recipe(recipe(), machine(vram_gib=4)).train_s is None
+    assert "300 steps take" in _printed(steps)
+    assert "0.5 epochs of 900 rows take" in _printed(half)
+    assert "an epoch of 900 rows takes" in _printed(plan_recipe(recipe(data=data), machine(vram_gib=4)))
+
+
+def _printed(found):
+    console = Console(width=200, file=StringIO())
+    print_plan("a", found, console)
+    return console.file.getvalue()
+
+
+def test_a_file_that_a_run_will_want_is_missed_in_the_plan(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    wanted = recipe(data={"source": "failure_traces", "path": str(rows)})
+    (note,) = plan_recipe(wanted, machine(vram_gib=4)).notes
+    assert note == f"data.path: {rows} is not there; a run wants it before its first stage"
+    rows.write_text("")
+    assert plan_recipe(wanted, machine(vram_gib=4)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [
+        ({"vram_gib": 4, "ram_gib": 16}, (4, 16)),
+        ({"vram_gib": 3, "ram_gib": 8}, (3, 8)),  # less of both: as WSL shows it, or an older card
+        ({"vram_gib": 24, "ram_gib": 64}, (4, 16)),
+        ({"ram_gib": 8}, (4, 16)),  # nothing can be trained here: the plan is about the recipe's machine
+    ],
+)
+def test_a_recipes_sizes_are_bounds_where_it_can_be_trained(here, expected):
+    wanted = recipe(hardware={"vram_gib": 4.0, "ram_gib": 16.0, "require_gpu": True})
+    budget = budget_for(wanted, machine(**here), {})
+    assert (budget.vram_bytes, budget.ram_bytes) == tuple(size * GIB for size in expected)
+    asked = budget_for(wanted, machine(**here), {"ram_bytes": 12 * GIB})
+    assert asked.ram_bytes == 12 * GIB
+
+
+def test_a_recipe_for_a_cpu_is_bounded_too():
+    wanted = recipe(hardware={"ram_gib": 16.0, "vram_gib": 4.0})
+    assert budget_for(wanted, machine(ram_gib=8), {}) == budget_for(recipe(), machine(ram_gib=8), {})
+    assert budget_for(wanted, machine(ram_gib=32), {}).ram_bytes == 16 * GIB
 
 
 def test_a_disk_that_is_short_is_told_but_refuses_nothing():
