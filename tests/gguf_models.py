@@ -26,7 +26,11 @@ _CORPUS = (
 
 
 def make_tokenizer(
-    path: Path, vocab_size: int = 600, template: str = CHATML_TEMPLATE, more_special: tuple[str, ...] = ()
+    path: Path,
+    vocab_size: int = 600,
+    template: str = CHATML_TEMPLATE,
+    more_special: tuple[str, ...] = (),
+    composed: bool = False,
 ) -> Path:
     """Train a byte-level BPE tokenizer and write its files to ``path``.
 
@@ -35,11 +39,12 @@ def make_tokenizer(
         vocab_size: most tokens.
         template: the chat template.
         more_special: special tokens beside `SPECIAL_TOKENS`.
+        composed: whether texts are brought into Unicode's form NFC first, as Qwen's tokenizers do.
 
     Returns:
         ``path``.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(models.BPE())
@@ -47,6 +52,8 @@ def make_tokenizer(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    if composed:
+        tokenizer.normalizer = normalizers.NFC()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(dict.fromkeys((*SPECIAL_TOKENS, *more_special))),
@@ -98,7 +105,7 @@ def make_tiny_model(
     import torch
     import transformers
 
-    make_tokenizer(path, template=template, more_special=more_special)
+    make_tokenizer(path, template=template, more_special=more_special, composed=family.startswith("qwen"))
     from tokenizers import Tokenizer
 
     n_tokens = Tokenizer.from_file(str(path / "tokenizer.json")).get_vocab_size()

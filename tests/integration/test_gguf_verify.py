@@ -82,6 +82,32 @@ def _against_weights(path: Path, case: Case, **settings: Any) -> dict[str, str]:
     return _failed(found)
 
 
+def test_a_tokenizer_that_composes_accents_is_compared_on_composed_texts(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    base = make_tiny_model(tmp_path / "base", "qwen2", tie=True)
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    messages = [{"role": "user", "content": "def cafe\u0301():\n    return 1\n"}]
+    ids = tokenizer.encode(render(CHATML_TEMPLATE, messages)).ids
+    assert (
+        ids
+        == tokenizer.encode(
+            render(CHATML_TEMPLATE, [{"role": "user", "content": "def caf\u00e9():\n    return 1\n"}])
+        ).ids
+    )
+    row = ReferenceSequence.from_logits([*ids, 2], len(ids), np.zeros((len(ids) + 1, 32), np.float32), messages)
+    result = export(base, None, tmp_path / "m.gguf", quant="F16")
+    found = verify(result.path, Reference((row,)), base=base, n_predict=1)
+    assert not {"token ids", "prompts", "round trip"} & set(_failed(found)), found.summary()
+    assert "token ids" in {check.name for check in found.checks} >= {"prompts", "round trip"}
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    data = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    data["normalizer"] = None
+    (other / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    assert "prompts" in _failed(verify(result.path, Reference((row,)), base=other, n_predict=1)), "trained on NFC's ids"
+
+
 def test_a_clean_file_passes_alone_and_against_base_and_adapter(case: Case) -> None:
     for result in (case.q4, case.q8, case.f16):
         alone = verify(result.path, n_predict=4)
