@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run tests; each of them and of what it starts computes on one CPU.
+WORKERS ?= 2
 
 .PHONY: help setup setup-test demo demo-short test lint types test-fast test-slow test-pythons docs docs-site clean
 
@@ -33,7 +35,7 @@ types: setup-test
 	$(BIN)/mypy
 
 test-fast: setup-test
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 test-slow: setup-test  ## what takes over a minute each
 	$(BIN)/python -m pytest -m slow

@@ -43,15 +43,18 @@ def main() -> int:
     stamp = VENV / f".set-up-{'test' if options.test else 'demo'}"
     state = state_of_inputs()
     if not options.force and stamp.is_file() and stamp.read_text() == state:
+        if not options.test:  # before each part of `make test` it would be noise
+            say("ready: nothing has changed (anew: python3 scripts/setup.py --force)")
         return 0
     began = time.monotonic()
     if not (VENV / "bin" / "python").exists():
         say("making .venv")
         run([sys.executable, "-m", "venv", str(VENV)])
     pip = [str(VENV / "bin" / "python"), "-m", "pip"]
+    remove_leftovers()
     wheel = llama_wheel(pip)
     extras = ["demo", "serve", "dev", "docs"] if options.test else ["demo", "serve"]
-    say("installing packages")
+    say("installing packages (torch is the largest: with CUDA's libraries several GiB)")
     run([*pip, "install", "-q", *requirements(extras)])
     if isinstance(wheel, Build):
         say("waiting for the build of llama-cpp-python")
@@ -191,15 +194,33 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lowvram-ft"
 
 
+def remove_leftovers() -> None:
+    """What builds left that were broken off a day ago or more; younger ones may be under way."""
+    for folder in (cache() / "wheels").glob("tmp*"):
+        if time.time() - folder.stat().st_mtime > 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def run(command: list[str]) -> None:
-    """Run a command; its failure ends the set-up.
+    """Run a command, with a line every half minute that it takes; its failure ends the set-up.
 
     Raises:
         SystemExit: it failed.
     """
-    code = subprocess.run(command, check=False).returncode
+    began = time.monotonic()
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                code = process.wait(30)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"still at it, {time.monotonic() - began:.0f} s")
     if code != 0:
-        print(f"set-up: failed: {' '.join(command[:6])} …", file=sys.stderr)
+        print(
+            f"set-up: failed: {' '.join(command[:6])} …; what pip says stands above; run the same command again: what it "
+            "has downloaded is kept",
+            file=sys.stderr,
+        )
         raise SystemExit(code)
 
 
