@@ -373,6 +373,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "memory-anchor": lambda: memory_blocks.anchor_block(table),
     "init-picks": lambda: init_blocks.picks_block(table),
     "humaneval": lambda: result_blocks.humaneval_block(table),
+    "preference": lambda: result_blocks.preference_block(table),
     **{f"signatures-{group}": lambda group=group: signatures_block(group) for group in SIGNATURES},  # type: ignore[misc]
 }
 """Name of a generated block to what makes it."""

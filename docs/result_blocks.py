@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowvram_ft.report.cells import RATES
+from lowvram_ft.report.cells import RATES, amount_cell, rate_cell
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
@@ -41,6 +41,42 @@ def humaneval_block(table: Table) -> str:
             ]
             parts.append(table(("generation", "tokens/s", "each round", "prompts"), ways))
     return "\n".join(parts)
+
+
+def preference_block(table: Table) -> str:
+    """What preferences add to the demo's adapter: means, paired differences, and the time of each part."""
+    entry = json.loads((RESULTS / "preference.json").read_text(encoding="utf-8"))
+    seeds = entry["seeds"]
+    machines = sorted({f"{seed['cpu']}, {seed['cpus']} cores, {seed['date']}" for seed in seeds.values()})
+    parts = [f"Seeds: {', '.join(seeds)}. {'; '.join(machines)}.\n"]
+    for suite, found in entry["suites"].items():
+        means, differences = found["means"], found["differences"]
+        rows = [(RATES[key], *(rate_cell(means[model], key) for model in STEPS)) for key in PREFERENCE_RATES]
+        rows.append(("tokens an answer", *(amount_cell(means[model], "n_tokens") for model in STEPS)))
+        parts.append(f"**{suite}**, {means['base']['tasks']} tasks:\n\n{table(('', *STEPS.values()), rows)}")
+        heads = ("points, paired", "SFT − base", "RFT − SFT", "DPO − SFT")
+        steps = ("sft", "rft", "dpo")
+        points = [(RATES[key], *(_points(differences[step][key]) for step in steps)) for key in PREFERENCE_RATES]
+        parts.append(table(heads, points))
+    names = list(next(iter(seeds.values()))["parts"])
+    minutes = [(name.replace("_", ", "), *(_minutes(seed["parts"][name]) for seed in seeds.values())) for name in names]
+    parts.append(table(("minutes", *(f"seed {seed}" for seed in seeds)), minutes))
+    return "\n".join(parts)
+
+
+STEPS = {"base": "base", "sft": "SFT", "rft": "SFT + RFT", "dpo": "SFT + DPO"}
+PREFERENCE_RATES = (
+    "writes_tests", "single_tests_pass", "passes", "useful", "passes_and_kills", "line_coverage", "mutation_score",
+)  # fmt: skip
+
+
+def _points(found: dict[str, Any]) -> str:
+    low, high = found["interval"]
+    return f"{100 * found['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _minutes(part: dict[str, Any]) -> str:
+    return f"{part['seconds'] / 60:.1f}" if part["seconds"] is not None else "in pieces"
 
 
 def _rate(means: dict[str, Any], key: str) -> str:

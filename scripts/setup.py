@@ -216,11 +216,7 @@ def run(command: list[str]) -> None:
             except subprocess.TimeoutExpired:
                 say(f"still at it, {time.monotonic() - began:.0f} s")
     if code != 0:
-        print(
-            f"set-up: failed: {' '.join(command[:6])} …; what pip says stands above; run the same command again: what it "
-            "has downloaded is kept",
-            file=sys.stderr,
-        )
+        say(f"failed: {' '.join(command[:6])} …; pip says above why. The same command again keeps what was downloaded")
         raise SystemExit(code)
 
 
