@@ -156,7 +156,9 @@ def test_error_at_import_is_a_collection_error(head, told):
 
 
 def test_code_that_does_not_parse_is_a_collection_error():
-    assert run("import solution\ndef test_a():\n    assert solution\n", code="def f(:\n").status == "collection_error"
+    patient = Limits(wall_s=60.0, cpu_s=6.0, test_s=0.5)  # such code has no warm process: a whole Python starts
+    verdict = run("import solution\ndef test_a():\n    assert solution\n", patient, code="def f(:\n")
+    assert verdict.status == "collection_error"
 
 
 def test_timeout_kills_an_infinite_loop_and_leaves_the_others_their_turn():
