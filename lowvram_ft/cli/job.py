@@ -170,7 +170,7 @@ def _stages(job: Job) -> dict[str, Any]:
 
 
 @click.command("eval")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option(
     "--suite",
     "suites",
@@ -197,7 +197,7 @@ def _stages(job: Job) -> dict[str, Any]:
 @json_option
 @quiet_option
 def evaluate(
-    model: str,
+    model: str | None,
     suites: tuple[str, ...],
     repos: Path | None,
     max_tasks: int | None,
@@ -211,20 +211,23 @@ def evaluate(
 ) -> None:
     """Judge a model by the tests it writes: do they parse, pass, cover, kill mutants?
 
-    MODEL is a GGUF, a hub id, or the address of an OpenAI-compatible server.
+    MODEL is a GGUF, a run directory, a PEFT adapter's folder, a hub id, or the address of an OpenAI-compatible server;
+    by default LOWVRAM_FT_MODEL, else the newest export under runs/.
     """
     from lowvram_ft.evaluation.run import evaluate_file
+    from lowvram_ft.inference.exports import given_or_newest
     from lowvram_ft.inference.opening import choose_model
     from lowvram_ft.report.table import print_suites
 
+    chosen = given_or_newest(model, "MODEL")
     found = evaluate_file(
-        model,
+        chosen,
         suites,
         max_tasks,
         samples_per_task,
         max_new_tokens,
         n_ctx,
-        out or Path(f"eval-{choose_model(model).short}"),
+        out or Path(f"eval-{choose_model(chosen).short}"),
         progress(quiet),
         repos,
         ray_address,

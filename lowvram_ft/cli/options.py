@@ -50,9 +50,12 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # older ones take none
 SIZE = Size()
 
 MODEL_HELP = (
-    "A GGUF, a PEFT adapter's folder, a hub id (owner/name:Q4_K_M), smollm2-135m, improved (see improve), or the "
-    "address of an OpenAI-compatible server (http://localhost:11434#name)."
+    "A GGUF, a run directory, a PEFT adapter's folder, a hub id (owner/name:Q4_K_M), smollm2-135m, improved (see "
+    "improve), or the address of an OpenAI-compatible server (http://localhost:11434#name)."
 )
+
+MODEL_DEFAULT = "LOWVRAM_FT_MODEL, else the newest export under runs/"
+"""Which model is taken where none is given."""
 
 recipe_argument = click.argument("name", metavar="RECIPE", shell_complete=completing.recipes)
 set_option = click.option(

@@ -35,12 +35,13 @@ def serve(
 ) -> None:
     """Serve a model to editors and agents: OpenAI's chat completions, until Ctrl-C.
 
-    MODEL is a GGUF, a folder with one, smollm2-135m, or a hub id; by default the newest export under runs/. A request
-    that says nothing gets the model's greedy answer. A key in LOWVRAM_FT_API_KEY is asked for where there is one.
+    MODEL is a GGUF, a folder with one, a run directory, smollm2-135m, or a hub id; by default LOWVRAM_FT_MODEL, else
+    the newest export under runs/. A request that says nothing gets the model's greedy answer. A key in
+    LOWVRAM_FT_API_KEY is asked for where there is one.
     """
+    from lowvram_ft.inference.exports import given_or_newest
     from lowvram_ft.inference.opening import choose_model, gguf_of
     from lowvram_ft.inference.serving import serve
-    from lowvram_ft.testgen.model import given_or_newest
 
     def told(served: Served) -> None:
         if served.is_open:
@@ -52,7 +53,7 @@ def serve(
         elif not quiet:
             click.echo("\n".join(_usage(served)))
 
-    choice = choose_model(given_or_newest(model))
+    choice = choose_model(given_or_newest(model, "MODEL"))
     serve(gguf_of(choice), alias or choice.short, host=host, port=port, n_ctx=n_ctx, n_threads=threads, told=told)
 
 

@@ -10,6 +10,7 @@ import click
 
 from lowvram_ft.cli.options import (
     FILE,
+    MODEL_DEFAULT,
     MODEL_HELP,
     console,
     json_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     metavar="[REVISION]",
     help="Only what differs from a git revision (HEAD); of the repository, where no PATH is given.",
 )
-@click.option("--model", help=f"{MODEL_HELP} Default: the newest export under runs/.")
+@click.option("--model", help=f"{MODEL_HELP} Default: {MODEL_DEFAULT}.")
 @click.option("--out", type=click.Path(path_type=Path), help="Another place for the test file; for one module.")
 @click.option("--only-uncovered", is_flag=True, help="Keep only tests that reach what no test reaches yet.")
 @click.option("--kill-survivors", is_flag=True, help="Keep only tests that find planted faults that no test finds yet.")

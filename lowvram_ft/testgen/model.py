@@ -4,28 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lowvram_ft.errors import UsageError
 from lowvram_ft.inference import Generator, opening
-
-RUNS = Path("runs")
-
-
-def newest_export(runs: Path = RUNS) -> Path | None:
-    """The GGUF that a run under ``runs`` exported last; the ones of base models do not count."""
-    found = [path for path in runs.glob("*/export/*.gguf") if not path.name.startswith("base-")]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def given_or_newest(model: str | Path | None) -> str | Path:
-    """The model that was given, else the newest export under ``runs/``.
-
-    Raises:
-        UsageError: none was given, and none was exported here.
-    """
-    chosen = model or newest_export()
-    if chosen is None:
-        raise UsageError("--model: no export under runs/; give a GGUF, or make one with: lowvram-ft demo")
-    return chosen
+from lowvram_ft.inference.exports import given_or_newest
 
 
 def open_model(
@@ -34,7 +14,8 @@ def open_model(
     """Open the model that writes the tests.
 
     Args:
-        model: see `lowvram_ft.inference.opening.choose_model`; None for the newest export under ``runs/``.
+        model: see `lowvram_ft.inference.opening.choose_model`; None for that of
+            ``LOWVRAM_FT_MODEL``, else the newest export under ``runs/``.
         n_ctx: context in tokens.
         n_parallel: sequences at a time of a GGUF; None for as many as fit into 1 GiB of KV cache.
         concurrency: requests at a time to an address; 4 by default.

@@ -34,9 +34,10 @@ class Outcome:
 
 
 def environment(cache: Path, **more: str) -> dict[str, str]:
-    """The environment of a command: its own cache, no network, a fixed width."""
+    """The environment of a command: its own cache, no network, a fixed width, no model by default."""
     fixed = {"LOWVRAM_FT_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
-    return {**os.environ, **fixed, **more}
+    own = {name: value for name, value in os.environ.items() if name != "LOWVRAM_FT_MODEL"}
+    return {**own, **fixed, **more}
 
 
 def ended(code: int, stdout: str, stderr: str) -> Outcome:

@@ -243,8 +243,14 @@ def test_testgen_refuses_a_file_before_it_loads_a_model(
 
 def test_testgen_without_a_model(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def f():\n    return 1\n")
-    problem = "--model: no export under runs/; give a GGUF, or make one with: lowvram-ft demo"
-    assert cli("testgen", "mine.py") == failed(2, problem)
+    more = "(or keep that path in LOWVRAM_FT_MODEL); or make one here with: lowvram-ft demo"
+    example = "path/to/lowvram-ft/runs/demo/export/demo-Q8_0.gguf"
+    searched = f"no export under {tmp_path / 'runs'}; if it lies elsewhere, say where:"
+    assert cli("testgen", "mine.py") == failed(2, f"--model: {searched} --model {example} {more}")
+    for command in ("eval", "bench"):
+        assert cli(command) == failed(2, f"MODEL: {searched} {example} {more}")
+    problem = "LOWVRAM_FT_MODEL: no such file (got gone.gguf); set it to an absolute path, or give --model"
+    assert cli("testgen", "mine.py", LOWVRAM_FT_MODEL="gone.gguf") == failed(2, problem)
 
 
 def test_report_on_a_folder_that_is_no_run(cli: Cli, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_an_open_address_needs_a_key(here, gguf: Path) -> None:
 
 def test_what_is_no_file_is_refused(here, tmp_path: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "runs on a server, and a file is needed" in here("serve", "http://localhost:11434#x").stderr
-    assert "no export under runs/" in here("serve").stderr
+    assert f"MODEL: no export under {tmp_path / 'runs'}; " in here("serve").stderr
     (tmp_path / "text.gguf").write_text("no model")
     assert "is not a GGUF" in here("serve", tmp_path / "text.gguf").stderr
     monkeypatch.setenv(KEY_VARIABLE, "sk-of-the-test")

@@ -69,6 +69,22 @@ def test_a_folder_is_its_only_gguf(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").touch()
 
 
+def test_a_run_is_what_it_exported_last_and_never_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = tmp_path / "runs" / "demo" / "export"
+    export.mkdir(parents=True)
+    (export.parent / "run.json").write_text("{}")
+    for folder in (export, export.parent):
+        with pytest.raises(ModelError, match="the run has exported nothing yet"):
+            choose_model(folder)
+    for age, name in enumerate(["demo-Q8_0.gguf", "demo-first-Q8_0.gguf", "base-Q8_0.gguf"]):
+        (export / name).touch()
+        os.utime(export / name, (1000 - age, 1000 - age + 500 * name.startswith("base")))
+    for folder in (export, export.parent):
+        assert choose_model(folder).text == str(export / "demo-Q8_0.gguf")
+    monkeypatch.chdir(export)
+    assert choose_model(".").text == "demo-Q8_0.gguf"
+
+
 def test_a_folder_with_an_adapter_is_an_adapter(tmp_path: Path) -> None:
     stage = tmp_path / "runs" / "mine" / "stages" / "first"
     (stage / "adapter").mkdir(parents=True)

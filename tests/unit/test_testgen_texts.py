@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.errors import UsageError
-from lowvram_ft.testgen import newest_export, open_model
+from lowvram_ft.testgen import given_or_newest, newest_export, open_model
 from lowvram_ft.testgen.texts.drop import drop_tests, import_real_module
 
 
@@ -57,7 +57,26 @@ def test_the_newest_export_is_taken_and_never_a_base_model(tmp_path):
     assert newest_export(tmp_path) == tmp_path / "new" / "export" / "m.gguf"
 
 
-def test_without_a_model_and_without_an_export_the_user_is_told_how_to_get_one(tmp_path, monkeypatch):
+def test_without_a_model_and_without_an_export_the_user_is_told_where_was_looked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="give a GGUF, or make one with: lowvram-ft demo"):
+    monkeypatch.delenv("LOWVRAM_FT_MODEL", raising=False)
+    with pytest.raises(UsageError) as told:
         open_model(None, 512)
+    assert str(told.value) == (
+        f"--model: no export under {tmp_path / 'runs'}; if it lies elsewhere, say where: --model "
+        "path/to/lowvram-ft/runs/demo/export/demo-Q8_0.gguf (or keep that path in LOWVRAM_FT_MODEL); or make one here "
+        "with: lowvram-ft demo"
+    )
+
+
+def test_the_variable_stands_in_for_what_was_not_given_and_before_the_newest_export(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    newest = source(tmp_path, "runs/mine/export/m.gguf", "")
+    mine = str(source(tmp_path, "mine.gguf", ""))
+    assert given_or_newest(None, environ={}) == newest.relative_to(tmp_path)
+    assert given_or_newest(None, environ={"LOWVRAM_FT_MODEL": mine}) == mine
+    assert given_or_newest("other", environ={"LOWVRAM_FT_MODEL": mine}) == "other"
+    assert given_or_newest(None, environ={"LOWVRAM_FT_MODEL": "owner/name"}) == "owner/name"
+    gone = {"LOWVRAM_FT_MODEL": "gone.gguf"}
+    with pytest.raises(UsageError, match=r"LOWVRAM_FT_MODEL: no such file \(got gone.gguf\); set it to an absolute"):
+        given_or_newest(None, environ=gone)
