@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -29,13 +30,13 @@ def doctor(context: click.Context, as_json: bool) -> None:
         print_json({"ok": not counts["failing"], "version": __version__, "checks": found})
     else:
         marks = {"ok": "green", "warning": "yellow", "failing": "red"}
-        out = console()
-        for check in checks:
-            out.print(f"[{marks[check.status]}]{check.status:<9}[/]", end="")
-            out.print(f"{check.name}: {check.found}", markup=False)
+        color = False if os.environ.get("NO_COLOR") else None
+        for check in checks:  # not by Rich, which may be what is missing
+            mark = click.style(f"{check.status:<9}", fg=marks[check.status])
+            click.echo(f"{mark}{check.name}: {check.found}", color=color)
             if check.mend and check.status != "ok":
-                out.print(f"         {check.mend}", markup=False)
-        out.print(f"{counts['failing']} failing, {counts['warning']} to look at")
+                click.echo(f"         {check.mend}")
+        click.echo(f"{counts['failing']} failing, {counts['warning']} to look at")
     if counts["failing"]:
         context.exit(3)
 

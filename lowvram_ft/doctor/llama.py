@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lowvram_ft.doctor.check import Check
+from lowvram_ft.doctor.packages import install_command
 from lowvram_ft.hardware import Hardware, cache_dir
 
 PROBE_TOKENS = 40
@@ -77,7 +78,12 @@ def check_llama_cpp(machine: Hardware, version: str | None, gguf: Path | None) -
     name = "llama-cpp-python"
     if version is None:
         return Check(name, "failing", "not installed", "pip install llama-cpp-python")
-    probe = probe_llama_cpp(gguf or _probe_model, cpu_model=machine.cpu_model)
+    missing = ""
+    try:
+        probe = probe_llama_cpp(gguf or write_probe_model, cpu_model=machine.cpu_model)
+    except ModuleNotFoundError as error:  # of what writes the model: the library is tried without one
+        missing = (error.name or str(error)).partition(".")[0]
+        probe = probe_llama_cpp(None, cpu_model=machine.cpu_model)
     if probe.illegal_instruction:
         found = f"{version}; dies of an illegal instruction on a prompt of {PROBE_TOKENS} tokens"
         return Check(name, "failing", found, REBUILD)
@@ -85,7 +91,8 @@ def check_llama_cpp(machine: Hardware, version: str | None, gguf: Path | None) -
         return Check(name, "failing", f"{version}; {probe.error}", "pip install --force-reinstall llama-cpp-python")
     found = f"{version}; {'can' if probe.offload else 'cannot'} offload to a GPU"
     if probe.decoded is None:
-        return Check(name, "warning", f"{found}; not tried: the package gguf is missing", "pip install lowvram-ft")
+        told = f"{found}; not tried: the package {missing} is missing"
+        return Check(name, "warning", told, install_command(missing))
     found += f"; reads a prompt of {PROBE_TOKENS} tokens"
     if machine.gpus and not probe.offload:
         return Check(name, "warning", found, REBUILD_CUDA)
@@ -93,7 +100,7 @@ def check_llama_cpp(machine: Hardware, version: str | None, gguf: Path | None) -
 
 
 def probe_llama_cpp(
-    gguf: Path | Callable[[Path], Path | None] | None,
+    gguf: Path | Callable[[Path], Path] | None,
     *,
     cpu_model: str = "",
     cache: Path | None = None,
@@ -134,13 +141,18 @@ def _keep(file: Path, value: object) -> None:
         return
 
 
-def _probe_model(folder: Path) -> Path | None:
-    """A model of our own for the probe; None where what writes it is not installed."""
-    if importlib.util.find_spec("gguf") is None:
-        return None
-    from gguf_export.proof.probe_model import write_probe_model
+def write_probe_model(folder: Path) -> Path:
+    """A model of our own for the probe.
 
-    return write_probe_model(folder / "probe.gguf")
+    Args:
+        folder: where.
+
+    Raises:
+        ModuleNotFoundError: what writes it is not installed.
+    """
+    from gguf_export.proof import probe_model
+
+    return probe_model.write_probe_model(folder / "probe.gguf")
 
 
 def _run_probe(gguf: Path | None, program: str) -> LlamaProbe:

