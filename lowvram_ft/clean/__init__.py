@@ -6,6 +6,7 @@ are named themselves. Nothing is removed that was not listed before.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +52,13 @@ def survey(places: Places) -> list[Item]:
     )
 
 
-def chosen(items: Sequence[Item], what: Sequence[str]) -> list[Item]:
+def chosen(items: Sequence[Item], what: Sequence[str], runs: Sequence[Path] = ()) -> list[Item]:
     """The items that are meant: of a group, those that nothing needs; others where they are named.
 
     Args:
         items: of a survey.
         what: groups, names of the table, or paths.
+        runs: folders of runs that were looked in, for the error.
 
     Raises:
         UsageError: nothing has that name.
@@ -69,14 +71,22 @@ def chosen(items: Sequence[Item], what: Sequence[str]) -> list[Item]:
         else:
             meant = [item for item in items if _is_meant(item, word)]
             if not meant:
-                raise UsageError(
-                    f"clean {word}: is not in the table; take a group ({', '.join(GROUPS)}), or a name of it"
-                )
+                raise _unknown(word, runs)
             for item in meant:
                 if not item.named:
                     raise RunDirectoryError(f"clean {word}: {item.kept}; it is not freed")
         found |= {(item.group, item.name): item for item in meant}
     return [item for item in found.values() if not _inside_another(item, list(found.values()))]
+
+
+def _unknown(word: str, runs: Sequence[Path]) -> UsageError:
+    """A path that is not there is told apart from a name: that of a model on the hub looks like a path as well."""
+    path = Path(word)
+    is_path = path.is_absolute() or word.startswith((".", "~")) or len(path.parts) > 2 or path.parent in runs
+    if is_path and path.parts[0] not in GROUPS and not path.exists():
+        places = ", ".join(f"{folder}{os.sep}" for folder in runs) or "no folder"
+        return UsageError(f"clean {word}: no such path; runs are looked for in {places} (--runs FOLDER)")
+    return UsageError(f"clean {word}: is not in the table; take a group ({', '.join(GROUPS)}), or a name of it")
 
 
 def _is_meant(item: Item, word: str) -> bool:

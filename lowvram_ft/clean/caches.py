@@ -13,7 +13,8 @@ from lowvram_ft.clean.runs import FoundRun
 from lowvram_ft.data.sources import SOURCES
 from lowvram_ft.models import known_models
 
-DAY_S = 86400.0
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
 OWN = {
     "models": "the embedded base model, dequantized",
     "linked": "headers of base models that stay on the hub",
@@ -46,6 +47,22 @@ def cache_items(folder: Path, runs: Sequence[FoundRun]) -> Iterator[Item]:
         )
         if found is not None:
             yield found
+    yield from _wheels(folder)
+
+
+def _wheels(folder: Path) -> Iterator[Item]:
+    """What the set-up compiled, and what is left where it was broken off; one of the last hour may be going on."""
+    if not folder.is_dir():
+        return
+    left = [path for path in sorted((folder / "wheels").glob("tmp*")) if not path.is_symlink()]
+    whole = [path for path in sorted((folder / "wheels").glob("*")) if path not in left]
+    recent = any(time.time() - path.lstat().st_mtime < HOUR_S for path in left)
+    kept = "a set-up may be compiling there" if recent else None
+    found = [
+        item("cache", "cache/wheels", "llama-cpp-python as the set-up compiled it", whole, folder),
+        item("cache", "cache/wheels/tmp", "set-ups that were broken off", left, folder, kept=kept),
+    ]
+    yield from (each for each in found if each is not None)
 
 
 def hub_items(folder: Path, runs: Sequence[FoundRun]) -> Iterator[Item]:
@@ -87,7 +104,7 @@ def hub_items(folder: Path, runs: Sequence[FoundRun]) -> Iterator[Item]:
 def _unfinished(folder: Path) -> Iterator[Item]:
     """Downloads that were broken off; one that grew within the last hour may be going on."""
     files = [path for path in folder.glob("*/blobs/*.incomplete") if path.is_file() and not path.is_symlink()]
-    recent = any(time.time() - os.stat(path).st_mtime < 3600 for path in files)
+    recent = any(time.time() - os.stat(path).st_mtime < HOUR_S for path in files)
     kept = "one of them may be going on" if recent else None
     made = item("hub", "hub/unfinished", "downloads that were broken off", files, folder, kept=kept)
     if made is not None:

@@ -44,7 +44,7 @@ def clean(what: tuple[str, ...], runs: tuple[Path, ...], dry_run: bool, yes: boo
     home = Home.of_user()
     named = tuple(path for path in map(Path, what) if (path / "run.json").is_file())
     items = survey(Places(hub_cache(), home, (*runs, *named)))
-    wanted = chosen(items, what)
+    wanted = chosen(items, what, runs)
     if not as_json:
         _show(items if not what else wanted, bool(what))
     sure = bool(wanted) and not dry_run and (yes or (not as_json and _agrees(wanted)))

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -194,6 +195,32 @@ def test_what_the_hubs_client_would_remove_elsewhere_is_left_alone(
     outcome = cleaned("hub", "--yes")
     assert (outcome.code, "it is left alone" in outcome.stderr) == (2, True)
     assert (outside / "precious.txt").is_file()
+
+
+def test_what_the_set_up_compiled_and_what_is_left_of_one_that_was_broken_off(cleaned: Cli, tmp_path: Path) -> None:
+    cache = tmp_path / ".cache" / "wheels"
+    write(cache, {"0123abcd/llama.whl": "w" * 300, "tmpold/log": "o" * 200, "tmpnew/log": "n" * 100})
+    shown = items(cleaned)
+    assert {name: (shown[name]["group"], shown[name]["bytes"]) for name in shown} == {
+        "cache/wheels": ("cache", 300),
+        "cache/wheels/tmp": ("cache", 300),
+    }
+    assert shown["cache/wheels/tmp"]["kept"] == "a set-up may be compiling there"
+    for name in ("tmpold", "tmpnew"):
+        os.utime(cache / name, (1000, 1000))
+    assert items(cleaned)["cache/wheels/tmp"]["kept"] is None
+    assert cleaned("cache/wheels/tmp", "--yes").code == 0
+    assert files(cache) == ["0123abcd/llama.whl"]
+    assert cleaned("cache", "--yes").code == 0
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("word", ["runs/demo", "./demo", "a/b/demo"])
+def test_a_run_that_is_not_there_is_told_with_where_was_looked(cleaned: Cli, word: str) -> None:
+    where = "no such path; runs are looked for in runs/ (--runs FOLDER)"
+    assert cleaned(word, "--yes") == failed(2, f"clean {word}: {where}")
+    assert "looked for in runs/, more/ (--runs" in cleaned(word, "--runs", "runs", "--runs", "more").stderr
+    assert "Qwen/none: is not in the table" in cleaned("Qwen/none").stderr
 
 
 def test_the_kits_own_cache_and_nothing_else_that_lies_there(cleaned: Cli, tmp_path: Path) -> None:
