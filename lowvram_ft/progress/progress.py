@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -41,6 +42,7 @@ class Progress:
         self._state = State(title=title, began=time.monotonic())
         self._screen: Screen | None = None
         self._last = 0.0
+        self._late: threading.Timer | None = None
 
     def say(self, text: str) -> None:
         """One whole line."""
@@ -74,12 +76,19 @@ class Progress:
             self._set(task=replace(before, done=done, total=total, detail=detail), activity="")
         found = self._state.task
         assert found is not None
-        if done >= total:
-            self._say_task(found, now)
-            self._set(task=None)
-        elif not self._live and (not self._last or now - self._last >= PLAIN_EVERY_S):
-            self._last = now
-            self._say_task(found, now)
+        with self._lock:  # a late line is of the newest step, or of none
+            if done >= total:
+                self._forget_late()
+                self._say_task(found, now)
+                self._set(task=None)
+            elif not self._live and (not self._last or now - self._last >= PLAIN_EVERY_S):
+                self._forget_late()
+                self._last = now
+                self._say_task(found, now)
+            elif not self._live and self._late is None:
+                self._late = threading.Timer(PLAIN_EVERY_S - (now - self._last), self._say_late)
+                self._late.daemon = True
+                self._late.start()
 
     def counter(self, task: str) -> Callable[[int], None]:
         """For a task whose end is not known: called with how many units are done; says nothing of what is soon over."""
@@ -142,6 +151,8 @@ class Progress:
 
     def close(self) -> None:
         """Take the view away, for what is printed next; another `step` brings it back."""
+        with self._lock:
+            self._forget_late()
         screen, task = self._screen, self._state.task
         if screen is None:
             return
@@ -151,6 +162,22 @@ class Progress:
             self._set(task=None)
         self._screen = None
         screen.close()
+
+    def _say_late(self) -> None:
+        """The newest step, where it came too soon and no other followed: a log never sticks at its first line."""
+        with self._lock:
+            task, asked = self._state.task, self._late is threading.current_thread()
+            if task is None or not asked:
+                return
+            self._late = None
+            self._last = time.monotonic()
+            with suppress(OSError, ValueError):  # nobody reads any more; the work goes on
+                self._say_task(task, self._last)
+
+    def _forget_late(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _say_task(self, task: Task, now: float) -> None:
         """A line of it; with the memory where there is a plan to hold it against."""

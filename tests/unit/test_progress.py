@@ -1,6 +1,8 @@
 """Progress as plain lines, with a clock of our own; what is drawn in a terminal stands in test_terminal_view.py."""
 
 import io
+import time as clock_module
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -43,6 +45,39 @@ def test_piped_progress_is_plain_lines_that_do_not_flood(time):
     assert len(lines) == 1 + 9 + 1
     assert not set(stream.getvalue()) & {"\r", "\x1b"}
     assert PLAIN_EVERY_S == 10.0
+
+
+def test_a_step_that_came_too_soon_is_told_of_when_its_time_has_come(monkeypatch):
+    monkeypatch.setattr(progress_module, "PLAIN_EVERY_S", 0.3)
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for done in (0, 1, 2):
+        progress.step("train", done, 9)
+    assert stream.getvalue() == "train: 0/9 in 0 s\n"
+    wait_for(lambda: stream.getvalue().count("\n") == 2)
+    assert stream.getvalue().splitlines()[1].startswith("train: 2/9 in 0 s, ")
+    progress.step("train", 3, 9)
+    wait_for(lambda: "train: 3/9 in " in stream.getvalue())
+
+
+def test_nothing_comes_late_of_what_is_over(monkeypatch):
+    monkeypatch.setattr(progress_module, "PLAIN_EVERY_S", 0.2)
+    stream = io.StringIO()
+    progress = Progress(stream)
+    for done in (1, 2, 3):
+        progress.step("one", done, 3)
+    for done in (1, 2):
+        progress.step("two", done, 9)
+    progress.close()
+    clock_module.sleep(0.5)
+    assert stream.getvalue().splitlines() == ["one: 1/3 in 0 s", "one: 3/3 in 0 s", "two: 1/9 in 0 s"]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = clock_module.monotonic() + 20.0
+    while not condition():
+        assert clock_module.monotonic() < end
+        clock_module.sleep(0.01)
 
 
 def test_the_time_left_is_what_the_rest_takes_at_the_same_pace(time):
