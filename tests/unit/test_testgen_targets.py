@@ -379,6 +379,19 @@ def test_places_and_names_narrow_what_changed(tmp_path):
     assert list(find(["q/b.py"], changed="", cwd=tmp_path).left_out.values()) == ["did not change"]
 
 
+def test_a_file_in_the_place_of_the_revision_is_told_where_it_belongs(tmp_path, monkeypatch):
+    repository(tmp_path, {"src/a.py": OLD})
+    monkeypatch.chdir(tmp_path)
+    for word, kind in [("src/a.py", "a file"), ("src/a.py::b", "a file"), ("src", "a folder")]:
+        with pytest.raises(UsageError) as told:
+            find_targets([], changed=word)
+        assert str(told.value) == f"--changed {word}: is {kind}: put it before --changed, or: --changed HEAD {word}"
+    git(tmp_path, "tag", "src")
+    assert find_targets([], changed="src") == []
+    with pytest.raises(UsageError, match=r"gone\.py: is no revision of"):
+        find_targets([], changed="gone.py")
+
+
 def test_from_a_folder_below_the_whole_repository_is_meant(tmp_path):
     repository(tmp_path, {"p/a.py": OLD, "q/b.py": OLD})
     (tmp_path / "q" / "b.py").write_text(OLD.replace("2", "3"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import shlex
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +99,12 @@ def _commit(top: Path, revision: str) -> str:
             return base.output.decode("ascii", "replace").strip()
     if answer.code and revision == "HEAD":
         return git.ask(top, "hash-object", "-t", "tree", "--stdin").output.decode("ascii", "replace").strip()
+    place = Path(revision.partition("::")[0])
+    if place.exists():
+        kind = "a folder" if place.is_dir() else "a file"
+        raise UsageError(
+            f"--changed {revision}: is {kind}: put it before --changed, or: --changed HEAD {shlex.quote(revision)}"
+        )
     raise UsageError(
         f"{revision}: is no revision of {top}; give a branch, a tag or a commit (see git log), or main... for where "
         "the branch began"
