@@ -82,8 +82,8 @@ def chosen(items: Sequence[Item], what: Sequence[str], runs: Sequence[Path] = ()
 def _unknown(word: str, runs: Sequence[Path]) -> UsageError:
     """A path that is not there is told apart from a name: that of a model on the hub looks like a path as well."""
     path = Path(word)
-    is_path = path.is_absolute() or word.startswith((".", "~")) or len(path.parts) > 2 or path.parent in runs
-    if is_path and path.parts[0] not in GROUPS and not path.exists():
+    is_path = path.is_absolute() or word.startswith((".", "~")) or (len(path.parts) > 2 and path.parts[0] not in GROUPS)
+    if (is_path or path.parent in runs) and not path.exists():
         places = ", ".join(f"{folder}{os.sep}" for folder in runs) or "no folder"
         return UsageError(f"clean {word}: no such path; runs are looked for in {places} (--runs FOLDER)")
     return UsageError(f"clean {word}: is not in the table; take a group ({', '.join(GROUPS)}), or a name of it")
