@@ -209,6 +209,40 @@ def test_fixtures_of_conftest_files_come_with_the_test(tmp_path):
     assert "def option" not in row["test_src"] and row["test_src"].count("import pytest") == 1
 
 
+THROUGH = """
+    import pytest
+    from pkg import shapes
+
+    @pytest.fixture
+    def area():
+        return shapes.area
+
+    @pytest.fixture
+    def around(area):
+        from pkg.shapes import perimeter
+        return perimeter
+"""
+ONLY_THROUGH = """
+    def test_area(area):
+        assert area(2, 3) == 6
+
+    def test_perimeter(perimeter):
+        assert perimeter(2, 3) == 10
+
+    def test_nothing():
+        assert True
+"""
+
+
+def test_what_is_reached_through_fixtures_of_conftest_files_alone_is_tested_all_the_same(tmp_path):
+    nearer = "import pytest\n\n@pytest.fixture\ndef perimeter(around):\n    return around\n"
+    package(tmp_path, ONLY_THROUGH, conftest=THROUGH, tests__conftest=nearer, pkg__words=WORDS)
+    [pair] = find_pairs(tmp_path)
+    assert (pair.code.module, [part.name for part in pair.tests]) == ("pkg.shapes", ["test_area", "test_perimeter"])
+    [row] = rows_of(tmp_path)
+    assert passing(row) == ["test_area", "test_perimeter"]
+
+
 def test_a_fixture_that_overrides_one_of_a_conftest_above_takes_both(tmp_path):
     above = "import pytest\n\n@pytest.fixture\ndef side():\n    return 2\n"
     test = "from pkg.shapes import area\n\ndef test_side(side):\n    assert area(side, 1) == 4\n"

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from lowvram_ft.data.from_repo.evidence import Evidence, alike, bare_name, below, mirrors
 from lowvram_ft.data.from_repo.facts import repository_name, repository_version
+from lowvram_ft.data.from_repo.fixture_parts import above, with_fixtures
 from lowvram_ft.data.from_repo.import_graph import Binding, ImportGraph, Target
-from lowvram_ft.data.from_repo.parts_of_tests import TestPart, read_test_parts
+from lowvram_ft.data.from_repo.parts_of_tests import FixturePart, TestPart, read_fixture_parts, read_test_parts
 from lowvram_ft.data.from_repo.source_tree import LeftOut, SourceFile, find_files
 from lowvram_ft.data.syntax import parse
 from lowvram_ft.errors import DataError
@@ -121,22 +122,30 @@ def _read(
     """Every file is parsed, and its tree forgotten: a large repository's trees do not fit in memory together."""
     graph = ImportGraph()
     suspects: list[SourceFile] = []
+    helpers: list[SourceFile] = []
     for place, file in enumerate(files):
         tree = _tree(file, left_out)
         if tree is None:
             continue
         graph.add(file, tree)
         inside = not wanted or any(f"{file.relative}/".startswith(f"{path}/") for path in wanted)
-        if file.is_test and inside and file.path.name != "conftest.py":
+        if file.path.name == "conftest.py":
+            helpers.append(file)
+        elif file.is_test and inside:
             suspects.append(file)
         if on_progress is not None:
             on_progress("read modules", place + 1, len(files))
+    conftests: dict[Path, dict[str, FixturePart]] = {}
+    for file in helpers:
+        tree = _tree(file, left_out)
+        conftests[file.path.parent] = read_fixture_parts(tree, file, graph) if tree is not None else {}
     tests: dict[SourceFile, tuple[TestPart, ...]] = {}
     for place, file in enumerate(suspects):
         tree = _tree(file, left_out)
         parts = read_test_parts(tree, file, graph) if tree is not None else ()
         if parts:
-            tests[file] = parts
+            offered = above(file.path, conftests)
+            tests[file] = tuple(with_fixtures(part, offered) for part in parts)
         if on_progress is not None:
             on_progress("read tests", place + 1, len(suspects))
     return graph, tests

@@ -65,6 +65,21 @@ class TestPart:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FixturePart:
+    """One fixture of a ``conftest.py``, with what it reaches through others in its file.
+
+    Attributes:
+        uses: definitions and modules of the repository.
+        paths: dotted paths to modules of the repository that its file imports.
+        asks: fixtures that its file does not define, and its own name where it takes the one above.
+    """
+
+    uses: frozenset[Target]
+    paths: frozenset[str]
+    asks: frozenset[str]
+
+
 def read_test_parts(tree: ast.Module, file: SourceFile, graph: ImportGraph) -> tuple[TestPart, ...]:
     """Every test of a file, in its order.
 
@@ -75,6 +90,18 @@ def read_test_parts(tree: ast.Module, file: SourceFile, graph: ImportGraph) -> t
     """
     reader = _Reader(tree, file, graph)
     return tuple(reader.part(name, nodes, scope) for name, nodes, scope in _tests(tree.body, "", ()))
+
+
+def read_fixture_parts(tree: ast.Module, file: SourceFile, graph: ImportGraph) -> dict[str, FixturePart]:
+    """Every fixture of a ``conftest.py``, by its name.
+
+    Args:
+        tree: the file.
+        file: where it is.
+        graph: the modules of its repository.
+    """
+    reader = _Reader(tree, file, graph)
+    return {name: reader.fixture(name) for name in reader.fixtures}
 
 
 def _tests(
@@ -140,6 +167,17 @@ class _Reader:
         whole.problems |= {_MARKS[mark] for mark in marks if mark in _MARKS}
         missing = frozenset(whole.fixtures - fixtures.keys() - BUILTIN_FIXTURES - given)
         return TestPart(name, frozenset(whole.targets), frozenset(whole.paths), missing, tuple(sorted(whole.problems)))
+
+    def fixture(self, name: str) -> FixturePart:
+        """All that a fixture of this file uses."""
+        nodes = self.fixtures[name]
+        whole = self._closure(nodes, (), self.fixtures, skip=frozenset())
+        own = {name for node in nodes if isinstance(node, Function) and name in arguments(node)}
+        paths = {binding.module for binding in self.bound.values() if binding is not None}
+        asks = (whole.fixtures - self.fixtures.keys() - BUILTIN_FIXTURES) | own
+        return FixturePart(
+            frozenset(whole.targets), frozenset(whole.paths | (paths & self.graph.names.keys())), frozenset(asks)
+        )
 
     def _closure(
         self,
