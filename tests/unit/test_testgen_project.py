@@ -477,6 +477,49 @@ def test_where_pytest_can_tell_them_apart_the_plain_name_is_used(tmp_path, way):
 # ---------------------------------------------------------------- conftest.py
 
 
+THROUGH = """
+import pytest
+import pkg.b
+from pkg import a
+
+def made():
+    return a.Thing()
+
+@pytest.fixture
+def thing():
+    return made()
+
+@pytest.fixture(name="local")
+def _local():
+    from pkg.sub.c import f
+    return f
+
+@pytest.fixture
+def other():
+    return pkg.b.f
+"""
+
+
+def test_a_test_file_that_reaches_a_module_through_a_fixture_alone_is_the_modules(tmp_path):
+    nearer = "import pytest\n\n@pytest.fixture\ndef thing(thing):\n    return thing\n"
+    root = tree(
+        tmp_path,
+        {
+            "setup.py": "", **package("pkg.a", "pkg.b", "pkg.sub.c"), "conftest.py": THROUGH,
+            "tests/unit/conftest.py": nearer,
+            "tests/unit/test_a.py": "def test_f(thing):\n    assert thing\n",
+            "tests/unit/test_deep.py": "class TestC:\n    def test_f(self, local):\n        assert local\n",
+            "tests/unit/test_more.py": "def test_f():\n    thing = other = 1\n    assert thing\n",
+        },
+    )  # fmt: skip
+    found = {name: [path.name for path in placed(root, f"pkg/{name}.py").existing] for name in ("a", "b", "sub/c")}
+    assert found == {"a": ["test_a.py"], "b": [], "sub/c": ["test_deep.py"]}
+    assert goes_to(root, "pkg/a.py") == "tests/unit/test_a_generated.py"
+    assert goes_to(root, "pkg/b.py") == "tests/unit/test_b.py"
+    (root / "conftest.py").write_text(THROUGH.replace("a.Thing()", "pkg.b.f()"))
+    assert [path.name for path in placed(root, "pkg/b.py").existing] == ["test_a.py"]
+
+
 def test_every_conftest_down_to_the_test_is_joined_and_runs_as_one(tmp_path):
     root = tree(
         tmp_path,

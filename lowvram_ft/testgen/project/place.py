@@ -14,7 +14,7 @@ from lowvram_ft.testgen.project import layout
 from lowvram_ft.testgen.project.conftests import joined
 from lowvram_ft.testgen.project.layout import Layout, Module, Votes
 from lowvram_ft.testgen.project.survey import Project, Survey, find_project, module_of, survey
-from lowvram_ft.testgen.project.test_files import affixes, certain_imports, core, pytest_name
+from lowvram_ft.testgen.project.test_files import affixes, certain_imports, core, pytest_name, stamp_of
 
 __all__ = ["GENERATED", "Placement", "Project", "find_project", "place"]
 
@@ -84,7 +84,7 @@ def place(project: Project, source: Path, out: Path | None = None, taken: Collec
         chosen = _choose(project, seen, module, named, taken)
         ours = chosen if chosen.exists() else None
     conftest, fixtures = joined(project.root, chosen.parent)
-    named = [path for path in named if _certain(path)]  # pytest cannot run what does not parse
+    named = [path for path in named if _certain(path) or path in seen.by_fixtures]  # else it does not parse
     existing = dict.fromkeys([*named, *importing, *([ours] if ours is not None else [])])
     return Placement(path, module.root, module.name, chosen, tuple(existing), ours, conftest, fixtures)
 
@@ -98,7 +98,7 @@ def _existing(module: Module, seen: Survey) -> tuple[list[Path], list[Path]]:
         if about in names or plain in names or plain.strip("_") in names:
             if layout.belongs(module, imported) == 1.0 or _is_beside(module, imported):
                 named.append(path)
-        elif module.name in imported and module.name in _certain(path):
+        elif module.name in imported and module.name in _certain(path) | seen.by_fixtures.get(path, frozenset()):
             importing.append(path)
     return named, importing
 
@@ -184,8 +184,7 @@ def _is_anothers(module: Module, path: Path) -> bool:
 
 def _certain(path: Path) -> frozenset[str]:
     """What a test file imports; nothing of one that is huge or does not parse."""
-    status = path.stat()
-    return certain_imports(path, (status.st_mtime_ns, status.st_size), pytest_name(path).rpartition(".")[0])
+    return certain_imports(path, stamp_of(path), pytest_name(path).rpartition(".")[0])
 
 
 def _abouts(module: Module, way: Layout | None, votes: Votes) -> Iterator[str]:

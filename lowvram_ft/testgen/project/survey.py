@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import keyword
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lowvram_ft.errors import UsageError
 from lowvram_ft.testgen.project import layout
 from lowvram_ft.testgen.project.conventions import find_style
+from lowvram_ft.testgen.project.fixture_imports import through_fixtures
 from lowvram_ft.testgen.project.layout import Module, Votes
 from lowvram_ft.testgen.project.pytest_settings import find_root, read_settings
 from lowvram_ft.testgen.project.style import Style
@@ -50,13 +52,15 @@ class Survey:
 
     Attributes:
         modules: code, by path.
-        tests: of each test file its path, what it is named for, and what it imports.
+        tests: of each test file its path, what it is named for, and what it imports, through fixtures as well.
         votes: of the pairs of both.
+        by_fixtures: of test files, what they import through fixtures alone, where that is something.
     """
 
     modules: tuple[Module, ...]
     tests: tuple[tuple[Path, str, frozenset[str]], ...]
     votes: Votes
+    by_fixtures: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
 
 def find_project(source: Path) -> Project:
@@ -100,9 +104,15 @@ def survey(project: Project, source: Path) -> Survey:
 @functools.lru_cache(maxsize=4)
 def _survey(project: Project, tree: Tree) -> Survey:
     known = affixes(project.python_files)
+    conftests = dict(tree.conftests)
     described, voting = [], []
+    by_fixtures: dict[Path, frozenset[str]] = {}
     for path, stamp in zip(tree.tests, tree.stamps, strict=True):
         imported = imports_of(path, stamp, pytest_name(path).rpartition(".")[0])
+        through = through_fixtures(path, stamp, conftests)
+        if through:
+            by_fixtures[path] = through
+            imported |= through
         named = core(path, known)
         described.append((path, named, imported))
         if named:
@@ -117,7 +127,7 @@ def _survey(project: Project, tree: Tree) -> Survey:
             modules.append(Module(path, root, tuple(name.split("."))))
     counted = [entry for entry in voting if _is_in_test_roots(entry[0], project)] or voting
     votes = layout.count(modules, counted, project.root)
-    return Survey(tuple(modules), tuple(described), votes)
+    return Survey(tuple(modules), tuple(described), votes, by_fixtures)
 
 
 def _is_in_test_roots(path: Path, project: Project) -> bool:

@@ -23,6 +23,10 @@ _IMPORT = re.compile(
 _NAME = re.compile(rb"[\w.]+(?=[ \t]*(?:as\b|[,)\n\r#]|$))")
 
 
+Stamp = tuple[int, int]
+"""Of a file: when it was changed last (ns), and its size."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """The Python files of a project, by path.
@@ -30,12 +34,14 @@ class Tree:
     Attributes:
         modules: code, such as may be under test.
         tests: what pytest would collect.
-        stamps: of each test file, when it was changed last (ns) and its size.
+        stamps: of each test file.
+        conftests: every ``conftest.py`` with its stamp.
     """
 
     modules: tuple[Path, ...]
     tests: tuple[Path, ...]
-    stamps: tuple[tuple[int, int], ...]
+    stamps: tuple[Stamp, ...]
+    conftests: tuple[tuple[Path, Stamp], ...] = ()
 
 
 def read_tree(root: Path, patterns: Sequence[str], lone: bool, source: Path) -> Tree:
@@ -49,17 +55,25 @@ def read_tree(root: Path, patterns: Sequence[str], lone: bool, source: Path) -> 
     """
     modules: list[Path] = []
     tests: list[Path] = []
-    stamps: list[tuple[int, int]] = []
+    stamps: list[Stamp] = []
+    conftests: list[tuple[Path, Stamp]] = []
     for path in _lone_files(root, source) if lone else python_files(root):
         parts = path.relative_to(root).parts
         if _is_collected(parts, patterns):
             if len(tests) < MOST_FILES:
-                status = path.stat()
                 tests.append(path)
-                stamps.append((status.st_mtime_ns, status.st_size))
+                stamps.append(stamp_of(path))
+        elif path.name == "conftest.py":
+            conftests.append((path, stamp_of(path)))
         elif not is_test_path(parts):
             modules.append(path)
-    return Tree(tuple(modules), tuple(tests), tuple(stamps))
+    return Tree(tuple(modules), tuple(tests), tuple(stamps), tuple(conftests))
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells a file's text from what it was, without reading it."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _lone_files(root: Path, source: Path) -> list[Path]:
@@ -89,7 +103,7 @@ def _is_collected(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     return False
 
 
-def imports_of(path: Path, stamp: tuple[int, int], package: str) -> frozenset[str]:
+def imports_of(path: Path, stamp: Stamp, package: str) -> frozenset[str]:
     """What a test file imports, at a glance: modules, and ``module.name`` for each name taken from one.
 
     Args:
@@ -101,7 +115,7 @@ def imports_of(path: Path, stamp: tuple[int, int], package: str) -> frozenset[st
 
 
 @functools.lru_cache(maxsize=2 * MOST_FILES)
-def _glance(path: Path, package: str, stamp: tuple[int, int]) -> frozenset[str]:
+def _glance(path: Path, package: str, stamp: Stamp) -> frozenset[str]:
     if stamp[1] > MAX_BYTES:
         return frozenset()
     try:
@@ -127,7 +141,7 @@ def _absolute(module: str, package: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def certain_imports(path: Path, stamp: tuple[int, int], package: str) -> frozenset[str]:
+def certain_imports(path: Path, stamp: Stamp, package: str) -> frozenset[str]:
     """What `imports_of` gives, by the syntax tree: text in a string that looks like an import is none."""
     if stamp[1] > MAX_BYTES:
         return frozenset()
@@ -140,13 +154,19 @@ def certain_imports(path: Path, stamp: tuple[int, int], package: str) -> frozens
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = absolute_module(node, package)
-            if module:
-                yield module
-                yield from (f"{module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported(node, package)
+
+
+def imported(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:
+    """What one statement imports: modules, and ``module.name`` for each name taken from one."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+        return
+    module = absolute_module(node, package)
+    if module:
+        yield module
+        yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def affixes(patterns: Sequence[str]) -> tuple[tuple[str, str], ...]:
