@@ -184,6 +184,24 @@ def test_a_folder_has_each_of_its_modules_tested(here: Cli, shop: Path, monkeypa
     assert {kept["name"] for kept in calc["kept"]} <= {"test_add", "test_clamp", "test_limits"}
 
 
+def test_tests_that_reach_a_module_through_a_fixture_are_where_we_begin(
+    here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "tests" / "conftest.py").write_text(
+        "import pytest\nfrom shop import calc\n\n\n@pytest.fixture\ndef plus():\n    return calc.add\n"
+    )
+    (shop / "tests" / "test_calc.py").write_text("def test_plus(plus):\n    assert plus(2, 3) == 5\n")
+    commit(shop)
+    script(monkeypatch)
+    [found] = modules(here("testgen", "src/shop/calc.py", *MODEL, "-q", "--json"))
+    assert found["existing"] == [1, 1]
+    assert found["lines"]["before"] > 2, "what the test reaches counts, not only the definitions"
+    assert found["mutants"]["before"] > 0
+    assert changes(shop) == ["tests/test_calc_generated.py"]
+    assert "test_add" not in {kept["name"] for kept in found["kept"]}, "it adds nothing to what is there"
+    assert own_pytest(shop).returncode == 0
+
+
 def test_of_one_function_only_that_is_asked_for(here: Cli, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = script(
         monkeypatch, {"def add": "from solution import add\n\n\ndef test_add():\n    assert add(2, 3) == 5\n"}
