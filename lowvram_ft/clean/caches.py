@@ -51,12 +51,12 @@ def cache_items(folder: Path, runs: Sequence[FoundRun]) -> Iterator[Item]:
 
 
 def _wheels(folder: Path) -> Iterator[Item]:
-    """What the set-up compiled, and what is left where it was broken off; one of the last hour may be going on."""
+    """What the set-up compiled, and what is left where it was broken off; one of the last day may be going on."""
     if not folder.is_dir():
         return
     left = [path for path in sorted((folder / "wheels").glob("tmp*")) if not path.is_symlink()]
     whole = [path for path in sorted((folder / "wheels").glob("*")) if path not in left]
-    recent = any(time.time() - path.lstat().st_mtime < HOUR_S for path in left)
+    recent = any(time.time() - path.lstat().st_mtime < DAY_S for path in left)
     kept = "a set-up may be compiling there" if recent else None
     found = [
         item("cache", "cache/wheels", "llama-cpp-python as the set-up compiled it", whole, folder),
