@@ -69,7 +69,7 @@ def test_check_leaves_stale_pages_as_they_are_and_exits_with_1(generate, tmp_pat
     docs = tmp_path / "docs"
     shutil.copytree(DOCS, docs)
     copy_the_rest(tmp_path)
-    stale = (docs / "cli.md").read_text(encoding="utf-8").replace("lowvram-ft bench [OPTIONS] MODEL", "bench FILE")
+    stale = (docs / "cli.md").read_text(encoding="utf-8").replace("lowvram-ft bench [OPTIONS] [MODEL]", "bench FILE")
     (docs / "cli.md").write_text(stale, encoding="utf-8")
     monkeypatch.setattr(generate, "DOCS", docs)
     assert generate.main(["--check"]) == 1
