@@ -35,6 +35,7 @@ from .quantizers.block_quantizers import QuantizerWarning, RowQuantizer, row_qua
 from .quantizers.imatrix import Imatrix
 from .reading import GgufFile
 from .safetensors_out import merge_to_safetensors
+from .staging import Stage, staged
 from .vocabulary.templates import render, template_of
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Reference",
     "ReferenceSequence",
     "RowQuantizer",
+    "Stage",
     "Threshold",
     "UnsupportedError",
     "Verification",
@@ -74,6 +76,7 @@ __all__ = [
     "require_llama_cpp",
     "row_quantizer",
     "sha256_of",
+    "staged",
     "template_of",
     "verify",
 ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,14 @@ from . import (
     QUANT_TYPES,
     ExportError,
     ExportResult,
+    Stage,
     UnsupportedError,
     Verification,
     VerificationFailed,
     export,
     modelfile,
-    reject,
+    require_llama_cpp,
+    staged,
     verify,
 )
 from .errors import EXPLAINED_AT
@@ -32,63 +37,96 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export, verify, write a Modelfile; the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        with _sigterm_raises():
+            return _run(options)
     except ExportError as error:
         print(f"error: {error}\nsee {EXPLAINED_AT}#{type(error).__name__.lower()}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; nothing is half-written: run the same command again", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, _Terminated) else 130
+
+
+class _Terminated(KeyboardInterrupt):
+    """The system or another program asked for an end: what was begun is tidied up as after Ctrl-C."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """While it is entered, SIGTERM raises `_Terminated`, where nobody else takes care of it."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(options: argparse.Namespace) -> int:
-    progress = _progress(options.quiet)
-    result = export(
-        options.base,
-        options.adapter or None,
-        options.out,
-        quant=options.quant,
-        rounding=options.rounding,
-        imatrix=options.imatrix,
-        eos_token=options.eos_token,
-        chat_template=options.chat_template.read_text(encoding="utf-8") if options.chat_template else None,
-        progress=progress,
-    )
-    said = _report(result, options)
     if options.verify:
-        found = verify(
-            result.path,
-            base=options.base,
-            adapter=options.adapter or None,
+        require_llama_cpp("verification")  # before anything is written
+    progress = _progress(options.quiet)
+    with staged(options.out) as stage:
+        result = export(
+            options.base,
+            options.adapter or None,
+            stage.path,
+            quant=options.quant,
             rounding=options.rounding,
             imatrix=options.imatrix,
-            sha256=result.sha256,
-            chat_template=result.chat_template,
+            eos_token=options.eos_token,
+            chat_template=options.chat_template.read_text(encoding="utf-8") if options.chat_template else None,
+            progress=progress,
         )
-        said["verification"] = {"ok": found.ok, "checks": [asdict(check) for check in found.checks]}
-        _require(found, result)
-        if not options.json:
-            print(found.summary())
+        said = _report(stage, result, options)
+        found = _verification(stage, result, options) if options.verify else None
+        if found is not None:
+            said["verification"] = {"ok": found.ok, "checks": [asdict(check) for check in found.checks]}
+            _require(found, stage)
+        stage.publish()
     if options.json:
         print(json.dumps(said, indent=2))
-    else:
-        print(f"{result.path}: {result.quant}, {result.size_bytes / 1e6:.1f} MB in {result.seconds:.1f} s")
-        print(f"sha256 {result.sha256}")
-        print(said["modelfile"] or f"no Modelfile: {said['modelfile_problem']}")
+        return 0
+    if found is not None:
+        print(found.summary())
+    print(f"{stage.out}: {result.quant}, {result.size_bytes / 1e6:.1f} MB in {result.seconds:.1f} s")
+    print(f"sha256 {result.sha256}")
+    print(said["modelfile"] or f"no Modelfile: {said['modelfile_problem']}")
     return 0
 
 
-def _require(found: Verification, result: ExportResult) -> None:
+def _verification(stage: Stage, result: ExportResult, options: argparse.Namespace) -> Verification:
+    return verify(
+        stage.path,
+        base=options.base,
+        adapter=options.adapter or None,
+        rounding=options.rounding,
+        imatrix=options.imatrix,
+        sha256=result.sha256,
+        chat_template=result.chat_template,
+    )
+
+
+def _require(found: Verification, stage: Stage) -> None:
     if not found.ok:
-        kept = reject(result.path, found)
-        failed = "; ".join(f"{check.name}: {check.detail}" for check in found.checks if not check.ok)
-        raise VerificationFailed(f"{kept}: does not pass its verification ({failed}); it is kept for a look")
+        earlier = stage.out.is_file()
+        kept = stage.reject(found)
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in found.failed)
+        stays = f"; {stage.out} is the earlier one, as it was" if earlier else ""
+        raise VerificationFailed(f"{kept}: does not pass its verification ({failed}); it is kept for a look{stays}")
 
 
-def _report(result: ExportResult, options: argparse.Namespace) -> dict[str, Any]:
+def _report(stage: Stage, result: ExportResult, options: argparse.Namespace) -> dict[str, Any]:
     """What was written, and a Modelfile beside it where the template can be expressed in Go's."""
     said: dict[str, Any] = {
-        "path": str(result.path),
+        "path": str(stage.out),
         "quant": result.quant,
         "sha256": result.sha256,
         "size_bytes": result.size_bytes,
@@ -98,10 +136,9 @@ def _report(result: ExportResult, options: argparse.Namespace) -> dict[str, Any]
         "modelfile": None,
         "modelfile_problem": None,
     }
-    path = result.path.with_suffix(".Modelfile")
     try:
         text = modelfile(
-            result.path.name,
+            stage.out.name,
             chat_template=result.chat_template,
             eos_tokens=[result.eos_token],
             num_ctx=options.n_ctx,
@@ -111,8 +148,8 @@ def _report(result: ExportResult, options: argparse.Namespace) -> dict[str, Any]
     except UnsupportedError as error:
         said["modelfile_problem"] = str(error)
     else:
-        path.write_text(text, encoding="utf-8")
-        said["modelfile"] = str(path)
+        stage.path.with_suffix(".Modelfile").write_text(text, encoding="utf-8")
+        said["modelfile"] = str(stage.out.with_suffix(".Modelfile"))
     return said
 
 
