@@ -9,6 +9,7 @@ quantization code, which ctypes loads).
 from __future__ import annotations
 
 from .adapters.adapter import Adapter
+from .adapters.files import refuse_what_is_no_adapter
 from .checkpoints.hub import link_model, linked_bytes
 from .checkpoints.weights import Checkpoint
 from .child import require_llama_cpp
@@ -36,7 +37,8 @@ from .quantizers.imatrix import Imatrix
 from .reading import GgufFile
 from .safetensors_out import merge_to_safetensors
 from .staging import Stage, staged
-from .vocabulary.templates import render, template_of
+from .vocabulary.templates import read_template, render, template_of
+from .vocabulary.trained import TrainedChat, trained_chat
 
 __all__ = [
     "QUANT_TYPES",
@@ -59,6 +61,7 @@ __all__ = [
     "RowQuantizer",
     "Stage",
     "Threshold",
+    "TrainedChat",
     "UnsupportedError",
     "Verification",
     "VerificationFailed",
@@ -69,6 +72,8 @@ __all__ = [
     "merge_to_safetensors",
     "modelfile",
     "quantize",
+    "read_template",
+    "refuse_what_is_no_adapter",
     "reject",
     "render",
     "render_modelfile_messages",
@@ -78,5 +83,6 @@ __all__ = [
     "sha256_of",
     "staged",
     "template_of",
+    "trained_chat",
     "verify",
 ]

@@ -190,6 +190,8 @@ def fails_alone(patch: Patch) -> None:
     patch.setattr(gguf_export.__main__, "export", exports)
     patch.setattr(gguf_export.__main__, "verify", lambda *_, **__: BAD)
     patch.setattr(gguf_export.__main__, "_report", lambda *_: {})
+    trained = SimpleNamespace(template="", end_token=None)
+    patch.setattr(gguf_export.__main__, "_trained", lambda _: trained)
     gguf_export.__main__._run(gguf_export.__main__._parser().parse_args(["base", "m.gguf"]))
 
 
