@@ -134,8 +134,8 @@ def disk_full_is_an_error(folder: Path, needed_bytes: int) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise ExportError(
-                f"{_shown(folder)}: cannot hold a file of {_gib(needed_bytes)} (FAT32 ends at 4 GiB; or a limit is set, "
-                "see ulimit -f); write to another disk"
+                f"{_shown(folder)}: cannot hold a file of {_gib(needed_bytes)} (FAT32 ends at 4 GiB; or a limit is "
+                "set, see ulimit -f); write to another disk"
             ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
