@@ -30,7 +30,7 @@ from .ollama.gotemplate import render_modelfile_messages, render_modelfile_templ
 from .ollama.modelfile import modelfile
 from .proof.reference import Reference, ReferenceSequence
 from .proof.verification import Check, Threshold, Verification
-from .proof.verify import reject, verify
+from .proof.verify import reject, rejected_names, verify
 from .quantize import QUANT_TYPES, quantize
 from .quantizers.block_quantizers import QuantizerWarning, RowQuantizer, row_quantizer
 from .quantizers.imatrix import Imatrix
@@ -75,6 +75,7 @@ __all__ = [
     "read_template",
     "refuse_what_is_no_adapter",
     "reject",
+    "rejected_names",
     "render",
     "render_modelfile_messages",
     "render_modelfile_template",

@@ -228,6 +228,8 @@ def verify_model(
         if all(check.name == "answer" for check in verification.failed):
             todo += "; where base + adapter do not end their answers either, that need not count: --no-require-stop"
         raise ExportRejected(f"{rejected}: does not pass its verification ({failed}); {todo}")
+    for stale in gguf_export.rejected_names(gguf):  # of an earlier try
+        stale.unlink(missing_ok=True)
     return result
 
 

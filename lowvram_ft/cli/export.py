@@ -137,13 +137,14 @@ def _write_gguf(
     from lowvram_ft.export import create_in_ollama, export_model, provenance, verify_model
     from lowvram_ft.hardware import detect
     from lowvram_ft.hub.elsewhere import trained_chat
+    from lowvram_ft.stopping import sigterm_raises
 
     chat, notes = trained_chat(folder, adapters, chat_template)
     for note in notes:
         say.say(note)
     if verify and gguf_export.QUANT_TYPES[section.quant].rounding:
         gguf_export.require_llama_cpp("verification")  # before anything is written
-    with gguf_export.staged(out) as stage:
+    with sigterm_raises(), gguf_export.staged(out) as stage:
         found = export_model(folder, adapters or None, stage.path, section, say, provenance(model, adapters), chat)
         if verify:
             found["verification"] = verify_model(
