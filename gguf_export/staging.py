@@ -59,14 +59,21 @@ class Stage:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Stage]:
-    """Make the folder, and remove it whatever happens inside (Ctrl-C included).
+    """Make the folder, and remove it whatever happens inside (Ctrl-C included), with what it needed above it.
 
     Raises:
         ExportError: ``out`` is a folder, or its parent cannot be made.
     """
     out = Path(out)
-    prepare_output(out)
-    with cleaned_temporaries(out):
-        folder = temporary_path(out, "stage")
-        folder.mkdir()
-        yield Stage(out, folder / out.name)
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
+    try:
+        prepare_output(out)
+        with cleaned_temporaries(out):
+            folder = temporary_path(out, "stage")
+            folder.mkdir()
+            yield Stage(out, folder / out.name)
+    finally:
+        for parent in made:  # the lowest first
+            if not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()

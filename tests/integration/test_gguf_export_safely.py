@@ -129,3 +129,10 @@ def test_a_modelfile_of_the_earlier_template_does_not_stay_beside_the_new_file(
     assert main([str(base), str(out), "--chat-template", str(template), "--no-verify", "--json", *QUICK]) == 0
     assert json.loads(capsys.readouterr().out)["modelfile"] is None
     assert held(out).keys() == {"m.gguf"}
+
+
+def test_an_export_that_comes_to_nothing_leaves_no_folder(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for place in ("there", "new/newer"):
+        assert main([str(base), str(tmp_path / place / "m.gguf"), "--eos-token", "none such", "--no-verify"]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["there"], "what the export itself made goes again"
