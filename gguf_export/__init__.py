@@ -9,6 +9,7 @@ quantization code, which ctypes loads).
 from __future__ import annotations
 
 from .adapters.adapter import Adapter
+from .adapters.files import refuse_what_is_no_adapter
 from .checkpoints.hub import link_model, linked_bytes
 from .checkpoints.weights import Checkpoint
 from .child import require_llama_cpp
@@ -29,13 +30,15 @@ from .ollama.gotemplate import render_modelfile_messages, render_modelfile_templ
 from .ollama.modelfile import modelfile
 from .proof.reference import Reference, ReferenceSequence
 from .proof.verification import Check, Threshold, Verification
-from .proof.verify import reject, verify
+from .proof.verify import reject, rejected_names, verify
 from .quantize import QUANT_TYPES, quantize
 from .quantizers.block_quantizers import QuantizerWarning, RowQuantizer, row_quantizer
 from .quantizers.imatrix import Imatrix
 from .reading import GgufFile
 from .safetensors_out import merge_to_safetensors
-from .vocabulary.templates import render, template_of
+from .staging import Stage, staged
+from .vocabulary.templates import read_template, render, template_of
+from .vocabulary.trained import TrainedChat, trained_chat
 
 __all__ = [
     "QUANT_TYPES",
@@ -56,7 +59,9 @@ __all__ = [
     "Reference",
     "ReferenceSequence",
     "RowQuantizer",
+    "Stage",
     "Threshold",
+    "TrainedChat",
     "UnsupportedError",
     "Verification",
     "VerificationFailed",
@@ -67,13 +72,18 @@ __all__ = [
     "merge_to_safetensors",
     "modelfile",
     "quantize",
+    "read_template",
+    "refuse_what_is_no_adapter",
     "reject",
+    "rejected_names",
     "render",
     "render_modelfile_messages",
     "render_modelfile_template",
     "require_llama_cpp",
     "row_quantizer",
     "sha256_of",
+    "staged",
     "template_of",
+    "trained_chat",
     "verify",
 ]

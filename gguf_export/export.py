@@ -41,6 +41,7 @@ from .quantizers.ggml import BLOCK_TYPES
 from .quantizers.imatrix import Imatrix
 from .quantizers.mixture import ModelFacts, target_types
 from .vocabulary.tokenizer import Vocabulary, load_vocabulary
+from .vocabulary.trained import trained_chat
 from .writing import Source, StoredTensor, write_gguf
 
 Progress = Callable[[str, float], None]
@@ -65,6 +66,7 @@ class ExportResult:
         bos_token: the token that begins a sequence, ``""`` for none.
         add_bos: whether llama.cpp adds it by itself.
         chat_template: the Jinja template that it holds.
+        notes: where that comes from, and what else of the adapter's tokenizer a user should know.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class ExportResult:
     bos_token: str
     add_bos: bool
     chat_template: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class _Plan:
     ends_with_type: bool
     metadata: Mapping[str, str]
     imatrix: Imatrix | None
+    notes: tuple[str, ...]
 
     @property
     def n_bytes(self) -> int:
@@ -129,7 +133,8 @@ def export(
             store their own rounding whatever is given here.
         imatrix: an importance matrix that llama.cpp's ``llama-imatrix`` measured on this model. Only ggml's
             quantizers know how to use one, about ten times slower than those of this package.
-        chat_template: the Jinja template that was trained; the base's by default.
+        chat_template: the Jinja template that was trained; by default the one that lies beside the adapter, else
+            the base's. Where it is left out, a vocabulary that lies beside the adapter is held against the base's.
         eos_token: the end token that was trained; by default the one that the template writes after an
             answer.
         metadata: ``general.*`` keys of the file: ``name``, ``license``, ``description``, ….
@@ -173,7 +178,7 @@ def export(
     vocabulary = plan.vocabulary
     return ExportResult(
         path=out,
-        quant=quant,
+        quant=target.name,
         sha256=checksum,
         size_bytes=size,
         n_tensors=len(plan.tensors) + (plan.rope is not None),
@@ -183,6 +188,7 @@ def export(
         bos_token=vocabulary.text_of("bos"),
         add_bos=vocabulary.add_bos,
         chat_template=vocabulary.chat_template,
+        notes=plan.notes,
     )
 
 
@@ -204,6 +210,10 @@ def _plan(
         loaded.check_fits(checkpoint)
         checkpoint = loaded.fitted(checkpoint)
     tensors = plan_tensors(checkpoint, family)
+    notes: tuple[str, ...] = ()
+    if loaded is not None and chat_template is None:
+        chat = trained_chat(checkpoint.folder, [file.folder for file in loaded.files])
+        chat_template, eos_token, notes = chat.template, eos_token or chat.end_token, (chat.taken, *chat.notes)
     n_rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
     vocabulary = load_vocabulary(
         checkpoint.folder, checkpoint.config, n_rows, eos_token=eos_token, chat_template=chat_template
@@ -221,6 +231,7 @@ def _plan(
         target.rounding is None,
         dict(metadata or {}),
         matrix,
+        notes,
     )
 
 

@@ -19,16 +19,17 @@ from typing import Any
 from .errors import BrokenFileError, DiskSpaceError, ExportError, HostMemoryError
 
 _HASH_CHUNK_BYTES = 1 << 22
+_TEMPORARY = ".tmp-"
 
 
 def temporary_path(out: Path, step: str) -> Path:
     """The temporary name that ``step`` writes to on the way to ``out``, in the same folder."""
-    return out.with_name(f".{out.name}.tmp-{step}")
+    return out.with_name(f".{out.name}{_TEMPORARY}{step}")
 
 
 def remove_leftovers(out: Path) -> None:
     """Remove every temporary file and folder that belongs to ``out``."""
-    prefix = f".{out.name}.tmp-"
+    prefix = f".{out.name}{_TEMPORARY}"
     if not out.parent.is_dir():
         return
     for path in out.parent.iterdir():
@@ -92,7 +93,7 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise _disk_space_error(folder, needed_bytes, free)
+        raise _disk_space_error(_shown(folder), needed_bytes, free)
 
 
 def require_free_memory(needed_bytes: int) -> None:
@@ -133,12 +134,17 @@ def disk_full_is_an_error(folder: Path, needed_bytes: int) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise ExportError(
-                f"{folder}: cannot hold a file of {_gib(needed_bytes)} (FAT32 ends at 4 GiB; or a limit is set, see "
-                "ulimit -f); write to another disk"
+                f"{_shown(folder)}: cannot hold a file of {_gib(needed_bytes)} (FAT32 ends at 4 GiB; or a limit is "
+                "set, see ulimit -f); write to another disk"
             ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _disk_space_error(folder, needed_bytes, shutil.disk_usage(folder).free) from error
+        raise _disk_space_error(_shown(folder), needed_bytes, shutil.disk_usage(folder).free) from error
+
+
+def _shown(folder: Path) -> Path:
+    """A folder as a person knows it: not one of ours beside an output, but where that lies."""
+    return folder.parent if folder.name.startswith(".") and _TEMPORARY in folder.name else folder
 
 
 def _disk_space_error(folder: Path, needed_bytes: int, free: int) -> DiskSpaceError:

@@ -52,16 +52,19 @@ QUANT_TYPES: Final[Mapping[str, QuantType]] = MappingProxyType(
 
 
 def quant_type(name: str) -> QuantType:
-    """Look a type up by name.
+    """Look a type up by name, in capitals or not.
 
     Raises:
         UnsupportedError: it is not covered.
     """
     try:
-        return QUANT_TYPES[name]
+        return QUANT_TYPES[name.upper()]
     except KeyError as error:
         known = ", ".join(QUANT_TYPES)
-        raise UnsupportedError(f"quant: unknown type {name!r}; use one of {known}") from error
+        raise UnsupportedError(
+            f"quant: unknown type {name!r}; use one of {known}; any other of llama.cpp's is made of an F16 file: "
+            f"llama-quantize model-F16.gguf model.gguf {name.upper()}"
+        ) from error
 
 
 def quantize(source: Path, out: Path, quant: str, *, n_threads: int | None = None) -> None:

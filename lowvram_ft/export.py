@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,7 @@ def verify_model(
     progress: Progress,
     sha256: str | None = None,
     chat: ChatFormat | None = None,
+    reject: Callable[[gguf_export.Verification], Path] | None = None,
 ) -> dict[str, Any]:
     """Verify a GGUF: its weights against base + adapter, and its answers on held-out rows where those fit into memory.
 
@@ -177,6 +178,7 @@ def verify_model(
         progress: where a person reads what is going on.
         sha256: what the export reported; the file has to be that one still.
         chat: the chat format that was trained; the base's by default.
+        reject: keeps the file under another name where it fails, and returns that; ``NAME.rejected`` by default.
 
     Returns:
         Every check, and the scores.
@@ -220,12 +222,14 @@ def verify_model(
     result = {**verification.to_json(), "note": note}
     write_json(gguf.with_suffix(".verification.json"), result)
     if not verification.ok:
-        rejected = gguf_export.reject(gguf, verification)
+        rejected = reject(verification) if reject is not None else gguf_export.reject(gguf, verification)
         failed = "; ".join(f"{check.name}: {check.detail}" for check in verification.failed)
         todo = "it is kept for a look"
         if all(check.name == "answer" for check in verification.failed):
             todo += "; where base + adapter do not end their answers either, that need not count: --no-require-stop"
         raise ExportRejected(f"{rejected}: does not pass its verification ({failed}); {todo}")
+    for stale in gguf_export.rejected_names(gguf):  # of an earlier try
+        stale.unlink(missing_ok=True)
     return result
 
 

@@ -18,6 +18,12 @@ from ..errors import UnsupportedError
 from .changes import Change, LowRank, Replaced, TokenRows
 from .files import EMBEDDING, HEAD, AdapterFile
 
+MERGE_THERE = (
+    "merge it where it was trained (model.merge_and_unload, save model and tokenizer), then export that folder as the "
+    "base, without an adapter"
+)
+"""What to do with an adapter of a vocabulary that has grown."""
+
 _HALF_ULP = 2.0**-8  # of bfloat16: the most that rounding to 16 bits changes a value by, as a share of it
 
 
@@ -158,13 +164,29 @@ def _check_shape(file: AdapterFile, name: str, change: Change, checkpoint: Check
         wanted = f"rows up to {max(change.indices, default=0)} of {change.info.shape[1]} columns"
     else:
         fits, wanted = info is not None and info.shape == change.shape, str(list(change.shape))
+    if not fits and info is not None and name in (EMBEDDING, HEAD):
+        changed = change.info.shape if isinstance(change, TokenRows) else change.shape
+        if changed[1:] == info.shape[1:]:
+            n_rows = 1 + max(change.indices) if isinstance(change, TokenRows) else changed[0]
+            _refuse_other_vocabulary(file, name, n_rows, info.shape[0], checkpoint)
     if not fits:
-        hint = f"it names {file.base_model_name} as its base" if file.base_model_name else "it names no base"
         got = "no such tensor" if info is None else f"shape {list(info.shape)}"
         raise UnsupportedError(
             f"{file.folder}: adapter of another base model: {name}: {got} in {checkpoint.folder}, "
-            f"the adapter changes {wanted} ({hint}); give the base that it was trained on"
+            f"the adapter changes {wanted} ({_named_base(file)}); give the base that it was trained on"
         )
+
+
+def _refuse_other_vocabulary(file: AdapterFile, name: str, n_rows: int, n_base: int, checkpoint: Checkpoint) -> None:
+    raise UnsupportedError(
+        f"{file.folder}: was trained with a vocabulary of another size: {name} has {n_rows} rows there, {n_base} in "
+        f"{checkpoint.folder} ({_named_base(file)}); give the base that it was trained on; where tokens were added for "
+        f"training, {MERGE_THERE}"
+    )
+
+
+def _named_base(file: AdapterFile) -> str:
+    return f"it names {file.base_model_name} as its base" if file.base_model_name else "it names no base"
 
 
 def _base_of(checkpoint: Checkpoint, name: str) -> Tensor | None:
@@ -179,6 +201,8 @@ def _check_saved_base(
 ) -> None:
     """Check a base weight that PEFT stored: it has to be the base's, or what earlier adapters made of it."""
     base = _base_of(checkpoint, name)
+    if base is not None and base.shape[0] != info.shape[0] and base.shape[1:] == info.shape[1:]:
+        _refuse_other_vocabulary(file, name, info.shape[0], base.shape[0], checkpoint)
     same = base is not None and base.shape == info.shape
     source = name if name in checkpoint.tensors else EMBEDDING
     for rows in slabs(info) if same else ():

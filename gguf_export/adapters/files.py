@@ -76,6 +76,8 @@ class AdapterFile:
         if not folder.is_dir():
             raise BrokenFileError(f"{folder}: no such folder; give the folder that PEFT saved the adapter to")
         config_path = folder / "adapter_config.json"
+        if not config_path.is_file():
+            refuse_what_is_no_adapter(folder)
         config = read_json(config_path, "an adapter folder needs it")
         _require_covered(config_path, config)
         path = folder / "adapter_model.safetensors"
@@ -98,6 +100,33 @@ class AdapterFile:
                 changes[name] = (*changes.get(name, ()), change)
         base_name = str(config.get("base_model_name_or_path") or "")
         return cls(folder, base_name, MappingProxyType(changes), MappingProxyType(saved_base))
+
+
+def refuse_what_is_no_adapter(folder: Path) -> None:
+    """Say what a folder without ``adapter_config.json`` is, where that can be told.
+
+    Raises:
+        UnsupportedError: it is a run, holds adapters in folders of its own, or is a whole model.
+    """
+    lacks = "no adapter_config.json"
+    stages = sorted(folder.glob("stages/*/adapter/adapter_config.json"))
+    if stages:
+        raise UnsupportedError(f"{folder}: is a run; give the adapter of a stage: {stages[-1].parent}")
+    inside = sorted((path.parent for path in folder.glob("*/adapter_config.json")), key=_by_number)
+    if inside:
+        shown = ", ".join(map(str, inside[-4:]))
+        raise UnsupportedError(f"{folder}: has no adapter itself ({lacks}); give one of: {shown}")
+    if (folder / "config.json").is_file():
+        raise UnsupportedError(
+            f"{folder}: is a whole model and no adapter ({lacks}); if it is merged already, give it as the base, "
+            "without --adapter"
+        )
+
+
+def _by_number(folder: Path) -> tuple[int, str]:
+    """Checkpoints in the order in which they were written: 100 after 50."""
+    digits = re.findall(r"\d+", folder.name)
+    return int(digits[-1]) if digits else 0, folder.name
 
 
 def _expert_changes(

@@ -128,14 +128,23 @@ def verify(
     return Verification(tuple(checks), kind, MappingProxyType(scores), subject, origin is not None)
 
 
-def reject(path: Path, verification: Verification) -> Path:
+def reject(path: Path, verification: Verification, out: Path | None = None) -> Path:
     """Rename a file that failed to ``NAME.rejected`` and write the reasons to ``NAME.rejected.txt``.
+
+    Args:
+        path: the file.
+        verification: why it failed.
+        out: the name that it was to have, where that is another one.
 
     Returns:
         The new name.
     """
-    rejected = path.with_name(f"{path.name}.rejected")
-    reasons = path.with_name(f"{path.name}.rejected.txt")
+    rejected, reasons = rejected_names(out or path)
     os.replace(path, rejected)
     reasons.write_text(verification.summary() + "\n", encoding="utf-8")
     return rejected
+
+
+def rejected_names(out: Path) -> tuple[Path, Path]:
+    """What a file that failed is called, and the file with the reasons."""
+    return out.with_name(f"{out.name}.rejected"), out.with_name(f"{out.name}.rejected.txt")

@@ -20,7 +20,7 @@ import jinja2.nodes
 import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import UnsupportedError
+from ..errors import BrokenFileError, UnsupportedError
 from ..files import read_json
 
 Message = Mapping[str, str]
@@ -80,6 +80,18 @@ def template_of(folder: Path) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
     return template if isinstance(template, str) else None
+
+
+def read_template(path: Path) -> str:
+    """A Jinja chat template from a file of its own.
+
+    Raises:
+        BrokenFileError: it is missing, or no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BrokenFileError(f"{path}: cannot be read ({error}); give a file with a Jinja chat template") from error
 
 
 def text_after_answer(template: str, *, bos_token: str = "", eos_token: str = "") -> str:

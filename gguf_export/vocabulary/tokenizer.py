@@ -126,7 +126,9 @@ def load_vocabulary(
     settings = read_json(config_path, "a tokenizer needs it") if config_path.is_file() else {}
     template = chat_template if chat_template is not None else template_of(folder)
     if not template:
-        raise UnsupportedError(f"{folder}: no chat template; give the one that the model was trained with")
+        raise UnsupportedError(
+            f"{folder}: no chat template; use an instruct model, or give the one that was trained: --chat-template FILE"
+        )
     ids = {token: index for index, token in enumerate(tokens) if types[index] != UNUSED}
     special = _special_ids(settings, config, ids)
     special["eos"] = _end_token(path, template, types, ids, special, eos_token)

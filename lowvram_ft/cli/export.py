@@ -133,18 +133,33 @@ def _write_gguf(
     verify: bool,
     say: Progress,
 ) -> dict[str, Any]:
+    import gguf_export
     from lowvram_ft.export import create_in_ollama, export_model, provenance, verify_model
     from lowvram_ft.hardware import detect
     from lowvram_ft.hub.elsewhere import trained_chat
+    from lowvram_ft.stopping import sigterm_raises
 
     chat, notes = trained_chat(folder, adapters, chat_template)
     for note in notes:
         say.say(note)
-    found = export_model(folder, adapters or None, out, section, say, provenance(model, adapters), chat)
-    if verify:
-        found["verification"] = verify_model(
-            out, folder, adapters or None, section, detect(), say, sha256=found["sha256"], chat=chat
-        )
+    if verify and gguf_export.QUANT_TYPES[section.quant].rounding:
+        gguf_export.require_llama_cpp("verification")  # before anything is written
+    with sigterm_raises(), gguf_export.staged(out) as stage:
+        found = export_model(folder, adapters or None, stage.path, section, say, provenance(model, adapters), chat)
+        if verify:
+            found["verification"] = verify_model(
+                stage.path,
+                folder,
+                adapters or None,
+                section,
+                detect(),
+                say,
+                sha256=found["sha256"],
+                chat=chat,
+                reject=stage.reject,
+            )
+        stage.publish()
+    found |= {"gguf": str(out), "modelfile": str(out.with_suffix(".Modelfile"))}
     if ollama is not None:
         create_in_ollama(ollama, Path(found["modelfile"]))
     return found

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import gguf_export
 from lowvram_ft.errors import ModelError, UsageError
 from lowvram_ft.hub.artifacts import CONFIG
 from lowvram_ft.hub.pull import cached_adapter, is_repository
@@ -32,7 +33,8 @@ def find_adapters(given: Sequence[str], progress: Progress) -> list[Path]:
         progress: where a person reads what is going on.
 
     Raises:
-        ModelError: there is no such folder or repository, or no adapter in it.
+        ModelError: there is no such folder or repository.
+        gguf_export.UnsupportedError: there is no adapter in the folder, and what it is can be told.
         MachineError: the hub cannot be reached.
     """
     found = []
@@ -41,7 +43,7 @@ def find_adapters(given: Sequence[str], progress: Progress) -> list[Path]:
         if path.is_dir():
             folder = adapter_folder(path)
             if folder is None:
-                _refuse(path)
+                gguf_export.refuse_what_is_no_adapter(path)
             found.append(folder or path)
         elif is_repository(text):
             found.append(_of_the_hub(text, progress))
@@ -62,22 +64,6 @@ def _of_the_hub(text: str, progress: Progress) -> Path:
 def shown(folder: Path) -> str:
     """What to call a folder: its repository's name, where it lies in the hub's cache."""
     return named_by_path(str(folder)) or str(folder)
-
-
-def _refuse(folder: Path) -> None:
-    """Say what a folder without an adapter is, where that can be told."""
-    inside = sorted(path.parent for path in folder.glob("*/adapter_config.json"))
-    stages = sorted(folder.glob("stages/*/adapter/adapter_config.json"))
-    if stages:
-        raise ModelError(f"{folder}: is a run; give the adapter of a stage: {stages[-1].parent}")
-    if inside:
-        shown = ", ".join(map(str, inside[:4]))
-        raise ModelError(f"{folder}: has no adapter itself (no {CONFIG}); give one of: {shown}")
-    if (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder}: is a whole model and no adapter (no {CONFIG}); if it is merged already, give it as --base, "
-            "without --adapter"
-        )
 
 
 def base_for(given: str | None, adapters: Sequence[Path]) -> BaseModel:
@@ -152,71 +138,14 @@ def trained_chat(base: Path, adapters: Sequence[Path], template: Path | None) ->
         The format, and what the user should know.
 
     Raises:
-        ModelError: neither has a chat template, or the adapter was trained with another vocabulary than the base's.
+        ModelError: the base has no tokenizer, or there is no adapter, and the base has no chat template.
+        gguf_export.UnsupportedError: neither has a chat template, or the adapter was trained with another vocabulary
+            than the base's.
+        gguf_export.BrokenFileError: a file of either, or ``template``, cannot be read.
     """
-    own = next((folder for folder in reversed(adapters) if _has_template(folder)), None)
-    text = None
-    if template is not None:
-        try:
-            text = template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{template}: cannot be read ({error}); give a file with a Jinja chat template") from error
-    try:
-        chat = from_folder(base, settings=own, template=text)
-    except ModelError as error:
-        if "has no chat template" not in str(error) or not adapters:
-            raise
-        raise ModelError(
-            f"{shown(base)}: has no chat template, and no adapter brings one; give the one that was trained: "
-            "--chat-template FILE (a Jinja template)"
-        ) from error
-    notes = []
-    if text is None and own is not None and chat.template != _template_of(base):
-        notes.append(f"chat template: the adapter's own ({shown(own)}), not the base's")
-    for folder in adapters:
-        notes += _vocabulary(base, folder, chat)
-    return chat, notes
-
-
-def _has_template(folder: Path) -> bool:
-    return _template_of(folder) is not None
-
-
-def _template_of(folder: Path) -> str | None:
-    jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
-    try:
-        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
-        return None
-    if isinstance(found, list):
-        found = next((item.get("template") for item in found if item.get("name") == "default"), None)
-    return found if isinstance(found, str) else None
-
-
-def _vocabulary(base: Path, folder: Path, chat: ChatFormat) -> list[str]:
-    """Compare the tokenizer beside an adapter with the base's, whose vocabulary the export gets.
-
-    Raises:
-        ModelError: they differ in a way that matters.
-    """
-    from tokenizers import Tokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        return []
-    try:
-        theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise ModelError(f"{folder / 'tokenizer.json'}: cannot be read ({error}); fetch it again") from error
-    ours = Tokenizer.from_file(str(base / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    moved = [token for token, index in theirs.items() if ours.get(token, index) != index]
-    new = sorted(theirs.keys() - ours.keys(), key=theirs.__getitem__)
-    used = [token for token in new if token in chat.template or token == chat.end_token]
-    if moved or used:
-        what = f"{len(moved)} tokens have other numbers" if moved else f"{', '.join(used[:4])} in its chat template"
-        raise ModelError(
-            f"{shown(folder)}: was trained with a vocabulary that {shown(base)} does not have ({what}); merge it where "
-            "it was trained (model.merge_and_unload, save model and tokenizer), then export that folder: --base FOLDER"
-        )
-    return [f"vocabulary: the base's, without {', '.join(new[:4])} of the adapter's tokenizer"] if new else []
+    if template is None and not adapters:
+        return from_folder(base), []
+    text = None if template is None else gguf_export.read_template(template)
+    found = gguf_export.trained_chat(base, adapters, text, shown=shown)
+    notes = [found.taken] if text is None and not found.is_the_bases else []
+    return from_folder(base, settings=found.settings, template=found.template), [*notes, *found.notes]

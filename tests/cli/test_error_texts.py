@@ -183,11 +183,15 @@ def lacks_llama_cpp(patch: Patch) -> None:
 
 
 def fails_alone(patch: Patch) -> None:
-    Path("m.gguf").write_bytes(b"GGUF")
-    found = SimpleNamespace(path=Path("m.gguf"), sha256="", chat_template="", eos_token="")
-    patch.setattr(gguf_export.__main__, "export", lambda *_, **__: found)
+    def exports(_base: Path, _adapter: None, out: Path, **_: object) -> SimpleNamespace:
+        out.write_bytes(b"GGUF")
+        return SimpleNamespace(sha256="", chat_template="", eos_token="")
+
+    patch.setattr(gguf_export.__main__, "export", exports)
     patch.setattr(gguf_export.__main__, "verify", lambda *_, **__: BAD)
     patch.setattr(gguf_export.__main__, "_report", lambda *_: {})
+    trained = SimpleNamespace(template="", end_token=None)
+    patch.setattr(gguf_export.__main__, "_trained", lambda _: trained)
     gguf_export.__main__._run(gguf_export.__main__._parser().parse_args(["base", "m.gguf"]))
 
 

@@ -101,6 +101,29 @@ def test_an_adapter_alone(here: Cli, tiny_llama: Path, tiny_adapter: Path, tmp_p
     assert "ADAPTER" in here(*command).stdout
 
 
+def test_what_fails_its_verification_leaves_the_earlier_file(
+    here: Cli, tiny_llama: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["export", "--base", tiny_llama, "--out", "out/m.gguf", "--quant", "F16", "-q"]
+    assert here(*command, "--no-verify").code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(gguf_export, "linked_bytes", lambda _: 1)  # without a reference
+    verified = gguf_export.Verification((gguf_export.Check("values", False, "not finite"),), "standalone", {})
+    monkeypatch.setattr(gguf_export, "verify", lambda *_, **__: verified)
+    outcome = here(*command, "--adapter", tiny_adapter)
+    assert outcome.code == 1 and "out/m.gguf.rejected: does not pass its verification" in outcome.stderr
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert after.keys() == {*before, "m.gguf.rejected", "m.gguf.rejected.txt"}
+    assert {name: after[name] for name in before} == before
+
+    verified = gguf_export.Verification((), "standalone", {})
+    outcome = here(*command, "--adapter", tiny_adapter, "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*before, "m.verification.json"}
+    assert json.loads(outcome.stdout)["gguf"] == "out/m.gguf"
+    assert (tmp_path / "out" / "m.gguf").read_bytes() == after["m.gguf.rejected"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

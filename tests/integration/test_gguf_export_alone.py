@@ -132,12 +132,12 @@ def test_the_command_exports_verifies_and_writes_a_modelfile(
     assert "write: 100 % in" in said.err
 
     assert main([str(base), str(out), "--adapter", str(tmp_path)]) == 2
-    assert "adapter_config.json: no such file" in capsys.readouterr().err
+    assert f"has no adapter itself (no adapter_config.json); give one of: {adapter}\n" in capsys.readouterr().err
 
     monkeypatch.setattr(gguf_export.__main__, "verify", lambda *_, **__: FAILED)
     assert main([str(base), str(out), "-q"]) == 1
     assert "m.gguf.rejected: does not pass its verification (values: not finite)" in capsys.readouterr().err
-    assert not out.exists()
+    assert hashlib.sha256(out.read_bytes()).hexdigest() == found["sha256"], "the earlier one stays"
 
 
 def test_an_export_needs_nothing_that_linux_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
