@@ -24,13 +24,13 @@ BLOCKS = [block for page in pages() for block in blocks(page)]
 OURS = [block for block in BLOCKS if any(words[0] == "lowvram-ft" for words in block.commands)]
 HERE = [block for block in BLOCKS if block.how == "here"]
 FOREIGN = {
-    ".", "brew", "cd", "export", "git", "nvidia-smi", "ollama", "ray", "rm", "sky", "sudo", "uv", "vllm", "wsl", "hf",
-    "llama-server", "tensorboard", "xcode-select",
+    ".", "brew", "cd", "cp", "export", "git", "hf", "llama-server", "mkdir", "nvidia-smi", "ollama", "ray", "rm", "sky",
+    "sudo", "tensorboard", "uv", "vllm", "wsl", "xcode-select",
 }  # fmt: skip
 """Programs of others: what they take is theirs."""
 HOWS = re.compile(r"here|in (tests/[\w/]+\.py|Makefile)|with a GPU( and the hub)?|with the hub|by hand: .+")
-SHOWN = {"our", "nights"}
-"""Recipes whose text a page shows, to be saved under this name."""
+SHOWN = {"my_tests", "our", "nights"}
+"""Recipes that `init` writes, or whose text a page shows to be saved, under this name."""
 RECIPES = {path.stem for path in shipped_recipes()}
 
 
@@ -62,7 +62,7 @@ def check_own(words: Sequence[str]) -> None:
     """Parse as click does, conversions included; nothing is run."""
     context = click.Context(root, info_name="lowvram-ft")
     command: click.Command = root
-    left = list(words)
+    left = [os.path.expanduser(word) for word in words]
     while isinstance(command, click.Group):
         parser = command.make_parser(context)
         parser.allow_interspersed_args = False
@@ -100,8 +100,10 @@ def check_python(words: Sequence[str]) -> None:
 def somewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder with what the docs take for granted, and an environment of its own: options have effects on it."""
     (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "lowvram-ft" / "runs" / "demo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
