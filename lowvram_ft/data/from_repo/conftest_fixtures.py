@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lowvram_ft.data.from_repo.fixtures import BUILTIN_FIXTURES, Function, arguments, fixture_name, is_fixture
 from lowvram_ft.data.from_repo.import_graph import bindings, statements
-from lowvram_ft.data.from_repo.parts_of_tests import names_in
+from lowvram_ft.data.from_repo.names import names_in
 from lowvram_ft.data.syntax import parse
 
 PLUGIN = "takes a fixture that no conftest.py defines"

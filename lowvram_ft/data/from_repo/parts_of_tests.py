@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from lowvram_ft.data.from_repo.fixtures import (
     BUILTIN_FIXTURES,
     Function,
-    all_arguments,
     arguments,
     fixture_name,
     is_autouse,
@@ -22,6 +21,7 @@ from lowvram_ft.data.from_repo.fixtures import (
     used_fixtures,
 )
 from lowvram_ft.data.from_repo.import_graph import Binding, ImportGraph, Target, bindings, statements
+from lowvram_ft.data.from_repo.names import bound_names, dotted_name, imported_by_call, local_variables, names_in
 from lowvram_ft.data.from_repo.source_tree import SourceFile
 
 FILES = "reads files beside the test file"
@@ -142,7 +142,7 @@ class _Reader:
         self._read: dict[ast.stmt, _Uses] = {}
         self._bind_imports(tree, file.package)
         for node in statements(tree.body):
-            for name in _bound_names(node):
+            for name in bound_names(node):
                 self.local.setdefault(name, []).append(node)
                 if name in _ALWAYS:
                     self.always.append(node)
@@ -212,7 +212,7 @@ class _Reader:
 
     def _read_uses(self, node: ast.stmt) -> _Uses:
         found = _Uses()
-        shadowed = _local_variables(node) if isinstance(node, Function) else frozenset()
+        shadowed = local_variables(node) if isinstance(node, Function) else frozenset()
         pending: list[ast.AST] = [node]
         while pending:
             part = pending.pop()
@@ -276,7 +276,7 @@ class _Reader:
                     else:
                         self.bound[name] = known.get(name)
             elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-                module = _imported_by_call(node.value)
+                module = imported_by_call(node.value)
                 if module is not None:
                     for target in node.targets:
                         if isinstance(target, ast.Name):
@@ -293,46 +293,6 @@ class _Reader:
 def _out_of_reach(chain: tuple[str, ...]) -> set[str]:
     dotted = ".".join(part for part in chain if part)
     return {why for name, why in _OUT_OF_REACH.items() if dotted == name or dotted.startswith(f"{name}.")}
-
-
-def _imported_by_call(call: ast.Call) -> str | None:
-    """The module of ``pytest.importorskip("a.b")`` and ``importlib.import_module("a.b")``."""
-    if last_name(call.func) in ("importorskip", "import_module") and call.args:
-        first = call.args[0]
-        if isinstance(first, ast.Constant) and isinstance(first.value, str):
-            return first.value
-    return None
-
-
-def _bound_names(node: ast.stmt) -> Iterator[str]:
-    if isinstance(node, Function | ast.ClassDef):
-        yield node.name
-    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.With | ast.For):
-        for part in names_in([node]):
-            if isinstance(part.ctx, ast.Store):
-                yield part.id
-
-
-def names_in(nodes: Iterable[ast.AST]) -> Iterator[ast.Name]:
-    """Every name in these nodes, read or bound."""
-    for node in nodes:
-        for part in ast.walk(node):
-            if isinstance(part, ast.Name):
-                yield part
-
-
-def dotted_name(node: ast.AST) -> tuple[str, ...]:
-    """``("a", "b", "c")`` for ``a.b.c``; empty for what is no name."""
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    return (node.id, *reversed(names)) if isinstance(node, ast.Name) else ()
-
-
-def _local_variables(function: Function) -> frozenset[str]:
-    names = {argument.arg for argument in all_arguments(function)}
-    return frozenset(names | {part.id for part in names_in(function.body) if isinstance(part.ctx, ast.Store)})
 
 
 def _is_test(node: ast.stmt) -> bool:

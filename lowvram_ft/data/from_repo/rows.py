@@ -11,8 +11,9 @@ from typing import Any
 
 from lowvram_ft.data.from_repo.conftest_fixtures import Conftest, Fixtures, after_imports
 from lowvram_ft.data.from_repo.import_graph import bindings, read_names
+from lowvram_ft.data.from_repo.names import dotted_name, names_in
 from lowvram_ft.data.from_repo.pairs import Pair
-from lowvram_ft.data.from_repo.parts_of_tests import TestPart, dotted_name, names_in
+from lowvram_ft.data.from_repo.parts_of_tests import TestPart
 from lowvram_ft.data.from_repo.source_tree import LeftOut, SourceFile
 from lowvram_ft.data.imports import CannotNormalize, import_from_solution
 from lowvram_ft.data.imports.edits import Edits

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lowvram_ft.data.from_repo.fixtures import Function, arguments, fixture_name, is_fixture, used_fixtures
 from lowvram_ft.data.from_repo.import_graph import statements
-from lowvram_ft.data.from_repo.parts_of_tests import names_in
+from lowvram_ft.data.from_repo.names import names_in
 from lowvram_ft.data.syntax import parse
 from lowvram_ft.testgen.project.test_files import Stamp, imported, pytest_name
 from lowvram_ft.testgen.targets.python_files import MAX_BYTES
