@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,8 +76,19 @@ def test_ctrl_c_ends_the_client(model: Path, tmp_path: Path, monkeypatch: pytest
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert called.exists()
+    status = Path("/proc", (tmp_path / "pid").read_text().strip(), "status")
+    assert _runs(status)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert b"KeyboardInterrupt" in stderr
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    while _runs(status) and time.monotonic() < deadline:  # killed; whoever adopted it has to take it away yet
+        time.sleep(0.05)
+    assert not _runs(status)
+
+
+def _runs(status: Path) -> bool:
+    """Whether a process is there and no zombie, by its file under ``/proc``."""
+    try:
+        return re.search(r"^State:\s+Z", status.read_text(), re.MULTILINE) is None
+    except (FileNotFoundError, ProcessLookupError):
+        return False

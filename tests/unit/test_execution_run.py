@@ -156,7 +156,7 @@ def test_error_at_import_is_a_collection_error(head, told):
 
 
 def test_code_that_does_not_parse_is_a_collection_error():
-    patient = Limits(wall_s=60.0, cpu_s=6.0, test_s=0.5)  # such code has no warm process: a whole Python starts
+    patient = Limits(wall_s=60.0, cpu_s=60.0, test_s=60.0)  # no warm process: test_s has all imports in it
     verdict = run("import solution\ndef test_a():\n    assert solution\n", patient, code="def f(:\n")
     assert verdict.status == "collection_error"
 
