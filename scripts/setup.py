@@ -100,7 +100,7 @@ class Build:
         Raises:
             SystemExit: it does not compile.
         """
-        code = self._process.wait()
+        code = wait(self._process)
         found = sorted(self._temporary.glob("*.whl"))
         if code != 0 or not found:
             print(self._log.read_text(errors="replace")[-3000:], file=sys.stderr)
@@ -207,17 +207,21 @@ def run(command: list[str]) -> None:
     Raises:
         SystemExit: it failed.
     """
-    began = time.monotonic()
     with subprocess.Popen(command) as process:
-        while True:
-            try:
-                code = process.wait(30)
-                break
-            except subprocess.TimeoutExpired:
-                say(f"still at it, {time.monotonic() - began:.0f} s")
+        code = wait(process)
     if code != 0:
         say(f"failed: {' '.join(command[:6])} …; pip says above why. The same command again keeps what was downloaded")
         raise SystemExit(code)
+
+
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process, with a line every half minute; its exit code."""
+    began = time.monotonic()
+    while True:
+        try:
+            return process.wait(30)
+        except subprocess.TimeoutExpired:
+            say(f"still at it, {time.monotonic() - began:.0f} s")
 
 
 def say(text: str) -> None:

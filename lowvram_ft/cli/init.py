@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lowvram_ft.init import Written
     from lowvram_ft.init.material import Brings, Material
 
-BRINGS = ("repository", "rows", "kodcode", "samples")
+BRINGS = ("repository", "rows", "kodcode", "coderm", "samples")
 
 
 @click.command()
@@ -137,6 +137,7 @@ def _material(
         "  repository  your project: each module with the tests that test it\n"
         "  rows        your own rows in a JSONL file\n"
         "  kodcode     KodCode, from the hub: functions with verified tests (not for commercial use)\n"
+        "  coderm      CodeRM-UnitTest, from the hub: the same, Apache-2.0\n"
         "  samples     the few rows that ship with the kit: nothing is fetched for them",
         err=True,
     )

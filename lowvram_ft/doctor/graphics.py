@@ -214,12 +214,12 @@ def check_cuda_toolkit(machine: Hardware) -> Check:
         return Check("CUDA toolkit", "ok", path)
     if not machine.gpus:
         return Check("CUDA toolkit", "ok", "none, and none is needed without a GPU")
-    return Check(
-        "CUDA toolkit",
-        "warning",
-        "no nvcc: llama-cpp-python cannot be built to run models on the GPU",
-        "sudo apt install nvidia-cuda-toolkit, or https://developer.nvidia.com/cuda-downloads",
-    )
+    mend = "sudo apt install nvidia-cuda-toolkit, or https://developer.nvidia.com/cuda-downloads"
+    if machine.platform == "wsl":
+        mend = (
+            "https://developer.nvidia.com/cuda-downloads: Linux, WSL-Ubuntu, the package cuda-toolkit alone (no driver)"
+        )
+    return Check("CUDA toolkit", "warning", "no nvcc: llama-cpp-python cannot be built to run models on the GPU", mend)
 
 
 @dataclass(frozen=True)

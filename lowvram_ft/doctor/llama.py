@@ -95,8 +95,17 @@ def check_llama_cpp(machine: Hardware, version: str | None, gguf: Path | None) -
         return Check(name, "warning", told, install_command(missing))
     found += f"; reads a prompt of {PROBE_TOKENS} tokens"
     if machine.gpus and not probe.offload:
-        return Check(name, "warning", found, REBUILD_CUDA)
+        return Check(name, "warning", found, f"with nvcc in the PATH: {rebuild_cuda()}")
     return Check(name, "ok", found)
+
+
+def rebuild_cuda() -> str:
+    """What builds llama-cpp-python anew for a GPU: the set-up where it made this environment, else pip."""
+    checkout = Path(__file__).resolve().parents[2]
+    made_here = (
+        Path(sys.prefix).resolve() == (checkout / ".venv").resolve() and (checkout / "scripts" / "setup.py").is_file()
+    )
+    return f"cd {checkout} && make setup" if made_here else REBUILD_CUDA
 
 
 def probe_llama_cpp(

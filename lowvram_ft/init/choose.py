@@ -142,7 +142,8 @@ def _consider(
     model = models.resolve(candidate.base)
     shape = ModelShape.from_config(models.config_of(model))
     small = shape.n_parameters <= SMALL_PARAMETERS
-    form = "samples" if wishes.offline else "coderm" if wishes.commercial else "kodcode"
+    apache = wishes.commercial or material.brings == "coderm"
+    form = "samples" if wishes.offline else "coderm" if apache else "kodcode"
     facts = Facts(
         base=model,
         machine=machine,

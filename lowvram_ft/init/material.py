@@ -12,13 +12,14 @@ from typing import Literal
 from lowvram_ft.errors import UsageError
 from lowvram_ft.recipe.sections import Source
 
-Brings = Literal["repository", "rows", "kodcode", "samples"]
+Brings = Literal["repository", "rows", "kodcode", "coderm", "samples"]
 
 ENOUGH_OF_ONES_OWN = 1000
 """Rows from which one's own teach the form of a test too; with fewer, a stage on other rows comes before."""
 MOST_LOOKED_AT = 20_000
 """Files of a repository."""
 _SKIPPED = {".git", ".venv", "venv", "node_modules", "build", "dist", "__pycache__", ".tox", "site-packages"}
+_KIT = Path(__file__).resolve().parents[2]
 _COLUMNS: tuple[tuple[Source, frozenset[str]], ...] = (
     ("failure_traces", frozenset({"code", "failed_test", "failure_log"})),
     ("repository", frozenset({"code_src", "test_src", "code_file"})),
@@ -34,7 +35,7 @@ class Material:
     """What a recipe learns from.
 
     Attributes:
-        brings: which of the four.
+        brings: which of the five.
         path: the repository, or the file; None for the others.
         source: of one's own rows, as in ``data.source``; None where there are none.
         rows: how many of one's own there are; None where they have to be made first.
@@ -50,7 +51,7 @@ def look(brings: Brings, path: Path | None, *, commercial: bool = False) -> Mate
     """See what is there.
 
     Args:
-        brings: which of the four.
+        brings: which of the five.
         path: the repository, or the file.
         commercial: whether the model is for commercial use.
 
@@ -59,7 +60,7 @@ def look(brings: Brings, path: Path | None, *, commercial: bool = False) -> Mate
     """
     if brings == "kodcode" and commercial:
         raise UsageError(
-            "init --data kodcode: KodCode is CC-BY-NC-4.0 (got --commercial); take --data samples or your own rows"
+            "init --data kodcode: KodCode is CC-BY-NC-4.0 (got --commercial); take --data coderm, or your own rows"
         )
     if brings == "repository":
         root = path or Path()
@@ -117,7 +118,10 @@ def _rows(path: Path) -> Material:
 
 
 def guess(folder: Path, *, offline: bool, commercial: bool) -> Brings:
-    """What is taken where nobody is asked: the folder's own tests, else KodCode, else what ships with the kit."""
-    if count_tests(folder):
+    """What is taken where nobody is asked: the folder's own tests, else rows of the hub, else what ships with the kit.
+
+    A checkout of the kit is nobody's project here, though it is where the first hour is spent.
+    """
+    if folder.resolve() != _KIT and count_tests(folder):
         return "repository"
-    return "samples" if offline or commercial else "kodcode"
+    return "samples" if offline else "coderm" if commercial else "kodcode"

@@ -40,13 +40,6 @@ class StageText:
     sections: dict[str, dict[str, Any]]
 
 
-def form_rows(material: Material) -> bool:
-    """Whether a stage on the hub's rows comes first, or is all there is."""
-    if material.brings == "samples":
-        return False
-    return material.brings == "kodcode" or (material.rows or 0) < ENOUGH_OF_ONES_OWN
-
-
 def stages_for(
     material: Material, base: str, *, form_source: str, form_rows: int, own_rows: int | None, path: str | None
 ) -> tuple[StageText, ...]:
@@ -75,7 +68,7 @@ def learns_form(material: Material) -> bool:
     """Whether a stage on other rows comes first, or is all there is."""
     if material.brings == "samples":
         return False
-    return material.brings == "kodcode" or (material.rows or 0) < ENOUGH_OF_ONES_OWN
+    return material.brings in ("kodcode", "coderm") or (material.rows or 0) < ENOUGH_OF_ONES_OWN
 
 
 def own_epochs(material: Material) -> float:

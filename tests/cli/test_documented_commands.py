@@ -24,8 +24,8 @@ BLOCKS = [block for page in pages() for block in blocks(page)]
 OURS = [block for block in BLOCKS if any(words[0] == "lowvram-ft" for words in block.commands)]
 HERE = [block for block in BLOCKS if block.how == "here"]
 FOREIGN = {
-    ".", "brew", "cd", "cp", "export", "git", "hf", "llama-server", "mkdir", "nvidia-smi", "ollama", "ray", "rm", "sky",
-    "sudo", "tensorboard", "uv", "vllm", "wsl", "xcode-select",
+    ".", "brew", "cd", "cp", "echo", "export", "git", "hf", "llama-server", "mkdir", "nvcc", "nvidia-smi", "ollama",
+    "ray", "rm", "sky", "sudo", "tensorboard", "uv", "vllm", "wsl", "xcode-select",
 }  # fmt: skip
 """Programs of others: what they take is theirs."""
 HOWS = re.compile(r"here|in (tests/[\w/]+\.py|Makefile)|with a GPU( and the hub)?|with the hub|by hand: .+")
@@ -41,7 +41,7 @@ def check(words: Sequence[str]) -> None:
         check_own(rest)
     elif program == "gguf-export":
         _parser().parse_args(rest)
-    elif program in ("python", "python3"):
+    elif Path(program).name in ("python", "python3"):
         check_python(rest)
     elif program in ("torchrun", "accelerate"):
         assert "-m" in rest, "starts no module"

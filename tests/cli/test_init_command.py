@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from lowvram_ft.init.material import count_tests, guess
 from lowvram_ft.recipe import load
 from tests.cli.conftest import Cli
 from tests.cli.running import failed, run
+from tests.documented import ROOT
 from tests.machines import GIB, LAPTOP, NO_GPU
 
 SEVEN, FOUR, THREE = "Qwen/Qwen2.5-Coder-7B-Instruct", "Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen2.5-Coder-3B-Instruct"
@@ -119,11 +121,21 @@ def test_commercial_use_leaves_out_what_forbids_it(online: Cli, tmp_path: Path) 
     assert [stage["data"]["source"] for stage in found["stages"]] == ["coderm", "repository"]
     refused = online("init", "x.toml", "--data", "kodcode", "--commercial", "-y")
     assert refused == failed(
-        2, "init --data kodcode: KodCode is CC-BY-NC-4.0 (got --commercial); take --data samples or your own rows"
+        2, "init --data kodcode: KodCode is CC-BY-NC-4.0 (got --commercial); take --data coderm, or your own rows"
     )
+    (tmp_path / "tests" / "test_a.py").unlink()
+    alone = said(online, "d.toml", "--vram", 4, "--ram", 16, "--commercial")
+    assert [(stage["name"], stage["data"]["source"]) for stage in alone["stages"]] == [("form", "coderm")]
+    assert alone["stages"][0]["data"]["max_rows"] >= 1000
 
 
 # --- what the user brings
+
+
+def test_a_checkout_of_the_kit_is_nobodys_project() -> None:
+    assert count_tests(ROOT) > 100
+    assert guess(ROOT, offline=False, commercial=False) == "kodcode"
+    assert guess(ROOT / "tests", offline=False, commercial=False) == "repository"
 
 
 def test_ones_own_repository(online: Cli, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from lowvram_ft.doctor.llama import REBUILD, REBUILD_CUDA, check_llama_cpp, embe
 from lowvram_ft.doctor.packages import EXTRAS, check_extra, check_extras, check_libraries, unmet
 from lowvram_ft.doctor.private import Private
 from lowvram_ft.doctor.system import Disk, check_compiler, check_disks, check_memory, check_python, check_windows
+from tests.documented import ROOT
 from tests.machines import GIB, LAPTOP, MIB, NO_GPU, RTX_3050, FakeNvmlError, fake_nvml, write
 
 
@@ -58,6 +59,7 @@ def test_a_missing_compiler_fails_only_where_it_is_needed(monkeypatch):
     assert check_compiler(llama_installed=False).status == "failing"
     assert check_compiler(llama_installed=True).status == "ok"
     assert check_cuda_toolkit(LAPTOP).status == "warning"
+    assert "(no driver)" in check_cuda_toolkit(replace(LAPTOP, platform="wsl")).mend
     assert check_cuda_toolkit(NO_GPU).status == "ok"
 
 
@@ -123,10 +125,15 @@ def test_an_answer_is_cached_for_the_build_and_the_cpu(monkeypatch, tmp_path):
     assert ask() == 4
 
 
-def test_a_build_that_cannot_offload_is_a_warning_beside_a_gpu(monkeypatch):
+def test_a_build_that_cannot_offload_is_a_warning_beside_a_gpu(monkeypatch, tmp_path):
     probe = llama.LlamaProbe(offload=False, decoded=True, illegal_instruction=False, error=None)
     monkeypatch.setattr(llama, "probe_llama_cpp", lambda *_, **__: probe)
-    assert check_llama_cpp(LAPTOP, "0.3.36", Path("a")).mend == REBUILD_CUDA
+    check = check_llama_cpp(LAPTOP, "0.3.36", Path("a"))
+    assert (check.status, check.mend) == ("warning", f"with nvcc in the PATH: {llama.rebuild_cuda()}")
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "another"))
+    assert llama.rebuild_cuda() == REBUILD_CUDA
+    monkeypatch.setattr("sys.prefix", str(ROOT / ".venv"))
+    assert llama.rebuild_cuda() == f"cd {ROOT} && make setup"
     assert check_llama_cpp(NO_GPU, "0.3.36", Path("a")).status == "ok"
     assert check_llama_cpp(LAPTOP, None, None).status == "failing"
 
