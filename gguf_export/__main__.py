@@ -36,6 +36,7 @@ from . import (
     verify,
 )
 from .errors import EXPLAINED_AT
+from .vocabulary.trained import end_token_of
 
 _EVERY_S = 10.0
 _MIN_CONTEXT = 256
@@ -107,7 +108,9 @@ def _run(options: argparse.Namespace) -> int:
             progress=_progress(options.quiet),
         )
         said = _report(stage, result, chat, options)
-        found = _verified(stage.path, options, chat.template, result.sha256) if options.verify else None
+        found = None
+        if options.verify:
+            found = _verified(stage.path, options, chat.template, result.sha256, result.eos_token)
         if found is not None:
             said |= {"ok": found.ok, "verification": _checks(found)}
             _require(found, stage, said, options)
@@ -127,10 +130,11 @@ def _check(options: argparse.Namespace) -> int:
     """Verify a file that is there, and leave it as it is."""
     if not options.check.is_file():
         raise BrokenFileError(f"{options.check}: no such file; give the .gguf to verify")
-    template = None
+    template = end_token = None
     if options.adapter or options.chat_template or template_of(options.base):
-        template = _trained(options).template
-    found = _verified(options.check, options, template, None)
+        chat = _trained(options)
+        template, end_token = chat.template, end_token_of(options.base, chat)
+    found = _verified(options.check, options, template, None, options.eos_token or end_token)
     if options.json:
         print(json.dumps({"path": str(options.check), "ok": found.ok, "verification": _checks(found)}, indent=2))
     else:
@@ -151,7 +155,9 @@ def _trained(options: argparse.Namespace) -> TrainedChat:
     return chat
 
 
-def _verified(path: Path, options: argparse.Namespace, template: str | None, sha256: str | None) -> Verification:
+def _verified(
+    path: Path, options: argparse.Namespace, template: str | None, sha256: str | None, end_token: str | None
+) -> Verification:
     return verify(
         path,
         base=options.base,
@@ -160,6 +166,7 @@ def _verified(path: Path, options: argparse.Namespace, template: str | None, sha
         imatrix=options.imatrix,
         sha256=sha256,
         chat_template=template,
+        end_token=end_token,
     )
 
 

@@ -30,7 +30,7 @@ def temporary_path(out: Path, step: str) -> Path:
 def remove_leftovers(out: Path) -> None:
     """Remove every temporary file and folder that belongs to ``out``."""
     prefix = f".{out.name}{_TEMPORARY}"
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         return
     for path in out.parent.iterdir():
         if path.name.startswith(prefix):
@@ -77,7 +77,7 @@ def prepare_output(out: Path) -> None:
     Raises:
         ExportError: ``out`` is a folder, or its parent cannot be made.
     """
-    if out.is_dir():
+    if os.path.isdir(out):
         raise ExportError(f"{out}: is a folder; give the name of the file to write")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from .errors import ExportError
 from .files import cleaned_temporaries, prepare_output, sync, temporary_path
 from .proof.verification import Verification
 from .proof.verify import reject, rejected_names
@@ -62,18 +63,23 @@ def staged(out: Path) -> Iterator[Stage]:
     """Make the folder, and remove it whatever happens inside (Ctrl-C included), with what it needed above it.
 
     Raises:
-        ExportError: ``out`` is a folder, or its parent cannot be made.
+        ExportError: ``out`` is a folder, or its parent cannot be made or written to.
     """
     out = Path(out)
-    made = [parent for parent in out.absolute().parents if not parent.exists()]
+    made = [parent for parent in out.absolute().parents if not os.path.exists(parent)]
     try:
         prepare_output(out)
         with cleaned_temporaries(out):
             folder = temporary_path(out, "stage")
-            folder.mkdir()
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise ExportError(
+                    f"{out.parent}: cannot be written to ({error.strerror}); choose another output"
+                ) from error
             yield Stage(out, folder / out.name)
     finally:
         for parent in made:  # the lowest first
-            if not parent.is_dir() or any(parent.iterdir()):
+            if not os.path.isdir(parent) or any(parent.iterdir()):
                 break
             parent.rmdir()

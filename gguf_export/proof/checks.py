@@ -63,13 +63,21 @@ def check_blocks(file: GgufFile) -> Check:
     return Check("blocks", True, detail if n_blocks else "none, the type has no blocks")
 
 
-def check_end_token(file: GgufFile, reference: Reference | None) -> Check:
-    """The file stops where training did."""
+def check_end_token(file: GgufFile, reference: Reference | None, trained: str | None = None) -> Check:
+    """The file stops where training did.
+
+    Args:
+        file: the GGUF.
+        reference: what base + adapter answer.
+        trained: the end token that the file has to have; ``None`` where it is not known.
+    """
     name = "end token"
     index = file.get("tokenizer.ggml.eos_token_id")
     if index is None or not 0 <= index < file.n_tokens:
         return Check(name, False, f"wrong end token: id {index} is not in the vocabulary")
     text = file.token(index)
+    if trained is not None and text != trained:
+        return Check(name, False, f"wrong end token: the file ends answers with {text}, training with {trained}")
     if reference is not None and reference.sequences:
         ends = {int(row.token_ids[-1]) for row in reference.sequences}
         if ends != {index}:

@@ -55,6 +55,7 @@ def verify(
     sha256: str | None = None,
     tokenizer_folder: Path | None = None,
     chat_template: str | None = None,
+    end_token: str | None = None,
     messages: Sequence[Message] = DEFAULT_MESSAGES,
     n_predict: int = DEFAULT_N_PREDICT,
     require_stop: bool = False,
@@ -78,6 +79,8 @@ def verify(
         sha256: the checksum that the export reported.
         tokenizer_folder: a folder with the ``tokenizer.json`` that the file was made from; ``base`` by default.
         chat_template: the Jinja template that was trained, where it is known: the file has to hold it.
+        end_token: the end token that was trained, where it is known: a template that leaves it to the tokenizer's
+            settings does not tell it.
         messages: a conversation to answer.
         n_predict: how many tokens the answer may have.
         require_stop: fail where the answer does not end by itself within ``n_predict``; otherwise that is
@@ -112,7 +115,7 @@ def verify(
     checks += [check_structure(file, name), check_values(file), check_blocks(file)]
     if folder is not None:
         checks.append(check_vocabulary(file, folder))
-    checks.append(check_end_token(file, reference))
+    checks.append(check_end_token(file, reference, end_token))
     prompt, template_checks = check_template(file, messages, chat_template)
     checks += template_checks
     if origin is not None:

@@ -83,6 +83,13 @@ def trained_chat(
     return TrainedChat(text, end_token, own, f"chat template: {taken}", text == of_base, tuple(notes))
 
 
+def end_token_of(base: Path, chat: TrainedChat) -> str | None:
+    """The end token that was trained, where the settings say it; ``None`` where the template does."""
+    if chat.end_token is not None:
+        return chat.end_token
+    return _end_token(chat.template, base, base)
+
+
 def _end_token(template: str, base: Path, own: Path) -> str | None:
     """The end token of the settings beside an adapter, where the template writes it or leaves the end to them."""
     if not (own / "tokenizer_config.json").is_file():

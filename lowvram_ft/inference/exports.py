@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ EXPORT = "export"
 """Folder of a run's GGUFs."""
 MODEL = "LOWVRAM_FT_MODEL"
 """Environment variable: the model where none is given on the command line."""
+_BASE_ALONE = re.compile(r"base-[^-]+\.gguf")
+"""What a run calls its base model in the type of its export; a recipe's own name may begin so too."""
 
 
 def newest_export(runs: Path = RUNS) -> Path | None:
@@ -30,9 +33,12 @@ def export_of(folder: Path) -> Path | None:
         ModelError: the run has exported nothing yet.
     """
     within = folder.absolute().name == EXPORT
-    found = _newest((folder if within else folder / EXPORT).glob("*.gguf"))
     run = folder.absolute().parent if within else folder
-    if found is None and (run / "run.json").is_file():
+    if not (run / "run.json").is_file():
+        return None
+    exports = folder if within else folder / EXPORT
+    found = _newest(exports.glob("*.gguf"))
+    if found is None:
         raise ModelError(f"{folder}: the run has exported nothing yet; finish it with the same command, or give a GGUF")
     return found
 
@@ -69,10 +75,11 @@ def given_or_newest(
 def _require_there(text: str, option: str) -> None:
     """A file that went is told by the variable's name: nobody typed the path that the error would be about."""
     path = Path(os.path.expanduser(text))
-    if path.suffix.lower() == ".gguf" and not path.is_file():
+    is_path = path.suffix.lower() == ".gguf" or path.is_absolute() or text.startswith(".")
+    if is_path and not path.exists():
         raise UsageError(f"{MODEL}: no such file (got {text}); set it to an absolute path, or give {option}")
 
 
 def _newest(paths: Iterable[Path]) -> Path | None:
-    found = [path for path in paths if not path.name.startswith("base-")]
+    found = [path for path in paths if not _BASE_ALONE.fullmatch(path.name) and path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)

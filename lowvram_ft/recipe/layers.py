@@ -146,6 +146,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
             for stage in stages
             if stage.name in EVALUATIONS
         ]
+    if path.stem == "base":
+        problems.append(f"{path}: its exports would have the names of its base model's; give the file another name")
     for file in _overlaps(stages):
         problems.append(
             f"{path}: data.path, eval.suites: {file} is both trained on and evaluated on; use different files"

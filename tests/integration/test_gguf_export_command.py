@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,6 +201,25 @@ def test_json_of_a_file_that_fails(say: Say, monkeypatch: pytest.MonkeyPatch) ->
     assert code == 1 and found["ok"] is False and found["verification"] == {"ok": False, "checks": checks}
     assert found["path"].endswith("m.gguf.rejected") and found["modelfile"] is None
     assert "error: " in err and "does not pass its verification (values: not finite)" in err
+
+
+def test_a_check_finds_an_end_token_that_only_the_settings_name(here: Path, say: Say) -> None:
+    (here / "base" / "chat_template.jinja").write_text(ENDS, encoding="utf-8")
+    wrong = ("--eos-token", "<|endoftext|>")
+    assert say("base", "right.gguf", "--adapter", "adapter", *QUICK)[0] == 0
+    assert say("base", "wrong.gguf", "--adapter", "adapter", *wrong, *QUICK)[0] == 0
+    assert say("--check", "right.gguf", "base", "--adapter", "adapter")[0] == 0
+    assert say("--check", "wrong.gguf", "base", "--adapter", "adapter", *wrong)[0] == 0
+    code, out, _ = say("--check", "wrong.gguf", "base", "--adapter", "adapter")
+    assert code == 1 and "the file ends answers with <|endoftext|>, training with <|im_end|>" in out
+    assert say("--check", "right.gguf", "base", "--adapter", "adapter", *wrong)[0] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes no file")
+def test_a_folder_that_takes_no_file_is_one_line(here: Path, say: Say) -> None:
+    assert here.is_dir()
+    code, _, err = say("base", "/proc/m.gguf", "--adapter", "adapter", *QUICK)
+    assert code == 1 and err.splitlines()[-1].startswith("error: /proc: cannot be written to (")
 
 
 def test_a_file_is_checked_from_the_command_line(here: Path, say: Say) -> None:

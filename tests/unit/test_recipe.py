@@ -265,6 +265,13 @@ def test_recipes_are_found_beside_the_checkout():
 # --- layers
 
 
+def test_a_recipe_of_the_name_of_its_base_models_export_is_refused(tmp_path):
+    path = write(tmp_path, base="[train]\nseed = 1\n")
+    assert path.name == "base.toml"
+    with pytest.raises(RecipeError, match="its exports would have the names of its base model's"):
+        load(str(path))
+
+
 def test_the_later_layer_wins_key_by_key_and_each_value_says_where_it_came_from(tmp_path):
     path = write(
         tmp_path,

@@ -254,6 +254,31 @@ def test_a_fixture_that_overrides_one_of_a_conftest_above_takes_both(tmp_path):
     assert left_out.reasons == {f"test {TANGLED}": 1}
 
 
+ABOVE = """import pytest
+from pkg.words import shout
+
+
+@pytest.fixture
+def tool():
+    return shout
+
+
+@pytest.fixture
+def used(tool):
+    return tool
+"""
+
+
+def test_a_fixture_gets_what_it_asks_for_from_the_nearest_conftest(tmp_path):
+    nearer = "import pytest\nfrom pkg.shapes import area\n\n@pytest.fixture\ndef tool():\n    return area\n"
+    test = "def test_used(used):\n    assert used(2, 3) == 6\n"
+    package(tmp_path, test, conftest=ABOVE, tests__conftest=nearer, pkg__words=WORDS)
+    assert [pair.code.module for pair in find_pairs(tmp_path)] == ["pkg.shapes"]
+    left_out = LeftOut()
+    found = rows_of(tmp_path, left_out=left_out)
+    assert [passing(row) for row in found] == [["test_used"]], left_out.reasons
+
+
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [("option", TANGLED), ("data", TANGLED), ("nowhere", PLUGIN)],

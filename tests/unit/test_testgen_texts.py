@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lowvram_ft.errors import UsageError
+from lowvram_ft.errors import ModelError, UsageError
+from lowvram_ft.inference.exports import export_of
 from lowvram_ft.testgen import given_or_newest, newest_export, open_model
 from lowvram_ft.testgen.texts.drop import drop_tests, import_real_module
 
@@ -80,3 +81,24 @@ def test_the_variable_stands_in_for_what_was_not_given_and_before_the_newest_exp
     gone = {"LOWVRAM_FT_MODEL": "gone.gguf"}
     with pytest.raises(UsageError, match=r"LOWVRAM_FT_MODEL: no such file \(got gone.gguf\); set it to an absolute"):
         given_or_newest(None, environ=gone)
+    with pytest.raises(UsageError, match="LOWVRAM_FT_MODEL: no such file"):
+        given_or_newest(None, environ={"LOWVRAM_FT_MODEL": "~/of-nobody/runs/demo"})
+
+
+def test_only_a_run_stands_for_its_newest_export(tmp_path):
+    source(tmp_path, "models/export/a.gguf", "")
+    assert export_of(tmp_path / "models") is None
+    assert export_of(tmp_path / "models" / "export") is None
+    source(tmp_path, "models/run.json", "{}")
+    found = tmp_path / "models/export/a.gguf"
+    assert export_of(tmp_path / "models") == export_of(tmp_path / "models" / "export") == found
+
+
+def test_a_base_model_alone_and_a_link_that_leads_nowhere_are_no_export(tmp_path):
+    source(tmp_path, "runs/base-coder/run.json", "{}")
+    source(tmp_path, "runs/base-coder/export/base-Q8_0.gguf", "")
+    (tmp_path / "runs/base-coder/export/moved.gguf").symlink_to(tmp_path / "nowhere.gguf")
+    with pytest.raises(ModelError, match="has exported nothing yet"):
+        export_of(tmp_path / "runs/base-coder")
+    own = source(tmp_path, "runs/base-coder/export/base-coder-Q8_0.gguf", "")
+    assert export_of(tmp_path / "runs/base-coder") == newest_export(tmp_path / "runs") == own

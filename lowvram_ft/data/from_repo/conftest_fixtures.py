@@ -99,7 +99,7 @@ class Fixtures:
                     if len(path) > len(self._files) + 20:
                         raise _Problem(TANGLED)
                     # a fixture that asks for its own name gets the one of the conftest.py above
-                    self._fixture(argument, place + (argument == name), moved, (*path, name))
+                    self._fixture(argument, place + 1 if argument == name else 0, moved, (*path, name))
                 return
         raise _Problem(PLUGIN)
 

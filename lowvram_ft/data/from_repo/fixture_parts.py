@@ -39,5 +39,5 @@ def with_fixtures(part: TestPart, offered: Sequence[Mapping[str, FixturePart]]) 
             found = offered[place][name]
             uses |= found.uses
             paths |= found.paths
-            pending += [(asked, place + (asked == name)) for asked in found.asks]
+            pending += [(asked, place + 1 if asked == name else 0) for asked in found.asks]
     return replace(part, uses=frozenset(uses), paths=frozenset(paths))

@@ -67,12 +67,13 @@ class TestPart:
 
 @dataclass(frozen=True)
 class FixturePart:
-    """One fixture of a ``conftest.py``, with what it reaches through others in its file.
+    """One fixture of a ``conftest.py``, with what it reaches by itself.
 
     Attributes:
         uses: definitions and modules of the repository.
         paths: dotted paths to modules of the repository that its file imports.
-        asks: fixtures that its file does not define, and its own name where it takes the one above.
+        asks: every fixture that it takes, to be looked up from the test's place: a nearer ``conftest.py`` may have
+            another of the name. Its own name is that of the one above.
     """
 
     uses: frozenset[Target]
@@ -171,12 +172,12 @@ class _Reader:
     def fixture(self, name: str) -> FixturePart:
         """All that a fixture of this file uses."""
         nodes = self.fixtures[name]
-        whole = self._closure(nodes, (), self.fixtures, skip=frozenset())
-        own = {name for node in nodes if isinstance(node, Function) and name in arguments(node)}
+        whole = self._closure(nodes, (), {}, skip=frozenset())
         paths = {binding.module for binding in self.bound.values() if binding is not None}
-        asks = (whole.fixtures - self.fixtures.keys() - BUILTIN_FIXTURES) | own
         return FixturePart(
-            frozenset(whole.targets), frozenset(whole.paths | (paths & self.graph.names.keys())), frozenset(asks)
+            frozenset(whole.targets),
+            frozenset(whole.paths | (paths & self.graph.names.keys())),
+            frozenset(whole.fixtures - BUILTIN_FIXTURES),
         )
 
     def _closure(

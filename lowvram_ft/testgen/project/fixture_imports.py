@@ -18,6 +18,7 @@ from lowvram_ft.testgen.targets.python_files import MAX_BYTES
 
 _KEPT = 1024
 """Files whose fixtures are remembered."""
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def _reached(asked: Iterable[str], offered: Sequence[Mapping[str, _Fixture]]) ->
 def _asked(path: Path, stamp: Stamp, names: frozenset[str]) -> frozenset[str]:
     """Which of these fixtures the tests of a file, and its own fixtures, ask for."""
     text = _text(path, stamp)
-    if not any(re.search(rf"\b{re.escape(name)}\b", text) for name in names):
+    words = frozenset(_WORD.findall(text))
+    if not any(name in words or not name.isidentifier() for name in names):
         return frozenset()  # parsing every test file of a large project takes long
     tree = parse(text)
     if tree is None:
