@@ -100,7 +100,7 @@ def export(
         raise click.UsageError(f"--imatrix goes with --to gguf (got --to {target}).")
     matrix = str(imatrix) if imatrix else None
     section = section_from(
-        quant=quant, rounding=rounding or default, imatrix=matrix, n_ctx=n_ctx, require_stop=require_stop
+        quant=quant.upper(), rounding=rounding or default, imatrix=matrix, n_ctx=n_ctx, require_stop=require_stop
     )
     say = progress(quiet)
     client_bars(quiet)

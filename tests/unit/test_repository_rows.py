@@ -279,6 +279,21 @@ def test_a_fixture_gets_what_it_asks_for_from_the_nearest_conftest(tmp_path):
     assert [passing(row) for row in found] == [["test_used"]], left_out.reasons
 
 
+def test_fixtures_that_a_mark_of_the_class_asks_for_count(tmp_path):
+    above = "import pytest\nfrom pkg.shapes import area\n\n"
+    above += "@pytest.fixture\ndef put(request):\n    request.cls.area = area\n"
+    test = """import pytest
+
+
+@pytest.mark.usefixtures("put")
+class TestArea:
+    def test_area(self):
+        assert type(self).area(2, 3) == 6
+"""
+    package(tmp_path, test, tests__conftest=above, pkg__words=WORDS)
+    assert [pair.code.module for pair in find_pairs(tmp_path)] == ["pkg.shapes"]
+
+
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [("option", TANGLED), ("data", TANGLED), ("nowhere", PLUGIN)],

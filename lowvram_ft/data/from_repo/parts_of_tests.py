@@ -21,7 +21,7 @@ from lowvram_ft.data.from_repo.fixtures import (
     used_fixtures,
 )
 from lowvram_ft.data.from_repo.import_graph import Binding, ImportGraph, Target, bindings, statements
-from lowvram_ft.data.from_repo.names import bound_names, dotted_name, imported_by_call, local_variables, names_in
+from lowvram_ft.data.from_repo.names import bound_names, dotted_name, imported_by_call, local_variables
 from lowvram_ft.data.from_repo.source_tree import SourceFile
 
 FILES = "reads files beside the test file"
@@ -161,7 +161,7 @@ class _Reader:
             start += [member for member in node.body if not _is_test(member)]
             marks |= _marks(node)
             own |= {base.id for base in node.bases if isinstance(base, ast.Name)}
-            own |= {found.id for found in names_in(node.decorator_list)}
+            start += [ast.Expr(decorator) for decorator in node.decorator_list]
             calls = [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
             given |= {name for call in calls if last_name(call) == "parametrize" for name in parametrized(call)}
         whole = self._closure(start, own, fixtures, skip=frozenset(node.name for node in scope))
