@@ -33,11 +33,12 @@ from statistics import median
 from typing import Any, TypeVar
 
 import execution_peers as peers
+from execution_verdicts import Module, check_texts, compare_verdicts, unstable
 
 from lowvram_ft.data.row import Row
 from lowvram_ft.data.sources import load_rows
 from lowvram_ft.execution import Limits, MutationReport, Verdict, mutation_analysis, run_many, run_tests
-from lowvram_ft.execution.mutants import Edit, find_mutants
+from lowvram_ft.execution.mutants import find_mutants
 from lowvram_ft.hardware import cache_dir, detect
 from lowvram_ft.progress import Progress
 from lowvram_ft.recipe import DataSection
@@ -55,16 +56,6 @@ BASELINES_A_MUTANT = 10.0
 EXECUTED = ("killed", "timeout", "survived")
 """Outcomes of mutants on which tests ran."""
 
-VERDICTS = {
-    "killed": "killed",
-    "timeout": "killed",
-    "incompetent": "killed",
-    "survived": "survived",
-    "not_covered": "survived",
-    "equivalent": "survived",
-}
-"""What running the tests on a mutant of each outcome must find."""
-
 COLD_CALL = """
 import time
 from lowvram_ft.execution import run_tests
@@ -77,16 +68,6 @@ for _ in range(2):
 
 
 Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Module:
-    """A row, its files for the others, all its mutants, and the places of those that cosmic-ray runs."""
-
-    row: Row
-    project: peers.Project
-    edits: tuple[Edit, ...]
-    sampled: tuple[int, ...]
 
 
 def main() -> None:
@@ -286,15 +267,6 @@ def measure_mutants(options: argparse.Namespace, modules: Sequence[Module], prog
     }
 
 
-def check_texts(modules: Sequence[Module]) -> None:
-    """Make sure that both sides run the same texts."""
-    for module in modules:
-        for edit in (module.edits[place] for place in module.sampled):
-            text = peers.cosmic_ray_text(module.project.code, edit.operator, edit.occurrence)
-            if text != edit.apply(module.project.code):
-                raise SystemExit(f"{module.row.id}: {edit.operator} {edit.occurrence}: not cosmic-ray's mutant")
-
-
 def analyse(modules: Sequence[Module], workers: int) -> list[MutationReport]:
     reports = run_many(
         lambda module: mutation_analysis(module.row.code, module.row.module, module.row.test), modules, workers=workers
@@ -314,61 +286,6 @@ def weighted_rate(modules: Sequence[Module], runs: Sequence[peers.MutantRun]) ->
         spent = [next(left).seconds for _ in module.sampled]
         seconds += len(module.edits) * sum(spent) / len(spent) if spent else 0.0
     return sum(len(module.edits) for module in modules if module.sampled) / seconds
-
-
-def unstable(modules: Sequence[Module], reports: Sequence[Sequence[MutationReport]]) -> list[dict[str, Any]]:
-    """Mutants whose outcome here is not the same in every repeat."""
-    found = []
-    for place, module in enumerate(modules):
-        for edit, *mutants in zip(module.edits, *(report[place].mutants for report in reports), strict=True):
-            outcomes = [mutant.outcome for mutant in mutants]
-            if len(set(outcomes)) > 1:
-                found.append({"id": module.row.id, **named(edit), "outcomes": outcomes})
-    return found
-
-
-def compare_verdicts(
-    modules: Sequence[Module],
-    reports: Sequence[Sequence[MutationReport]],
-    runs: dict[str, list[list[peers.MutantRun]]],
-) -> dict[str, Any]:
-    """Verdicts on the sampled mutants, repeat by repeat."""
-    compared = 0
-    left_out: Counter[str] = Counter()
-    differences: dict[tuple[str, ...], dict[str, Any]] = {}
-    for name, each in runs.items():
-        for repeat, run in enumerate(each):
-            left = iter(run)
-            for module, report in zip(modules, reports[repeat], strict=True):
-                for place in module.sampled:
-                    ours, theirs = report.mutants[place], next(left).outcome
-                    compared += 1
-                    if ours.outcome in ("equivalent", "incompetent"):
-                        left_out[f"{ours.outcome}, {theirs} with {name}"] += 1
-                    if VERDICTS[ours.outcome] == VERDICTS.get(theirs):
-                        continue
-                    edit = module.edits[place]
-                    key = (name, module.row.id, edit.operator, str(edit.occurrence), ours.outcome, theirs)
-                    entry = {"id": module.row.id, **named(edit), "diff": ours.diff, "ours": ours.outcome, name: theirs}
-                    differences.setdefault(key, entry | {"cause": cause(ours.outcome, theirs), "repeats": 0})
-                    differences[key]["repeats"] += 1
-    return {
-        "compared": compared,
-        "differences": list(differences.values()),
-        "left_out_of_our_score": dict(sorted(left_out.items())),
-    }
-
-
-def named(edit: Edit) -> dict[str, Any]:
-    return {"operator": edit.operator, "occurrence": edit.occurrence, "line": edit.line}
-
-
-def cause(ours: str, theirs: str) -> str:
-    if ours == "equivalent":
-        return "equivalent bytecode"
-    if ours == "not_covered":
-        return "not covered"
-    return "timeout" if "timeout" in (ours, theirs) else "other"
 
 
 def compare_coverage(options: argparse.Namespace, modules: Sequence[Module], progress: Progress) -> dict[str, Any]:

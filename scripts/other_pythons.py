@@ -4,7 +4,7 @@
 
 Makes ``.venv-VERSION`` for each, with everything but torch and what stands on it, and runs the unit tests there: test
 modules that import torch leave themselves out (`tests.conftest`). llama-cpp-python is taken from the wheel that
-``scripts/setup.py`` compiled, which is for any Python.
+``scripts/setup.py`` compiled last, which is for any Python.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test(python: str, of_pytest: list[str]) -> int:
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
     pip = [str(bin_python), "-m", "pip", "install", "-q"]
     subprocess.run([*pip, *requirements()], check=True)
-    wheels = sorted((cache() / "wheels").glob("*/llama_cpp_python-*.whl"))
+    wheels = sorted((cache() / "wheels").glob("*/llama_cpp_python-*.whl"), key=lambda wheel: wheel.stat().st_mtime)
     if not wheels:
         print("other-pythons: no wheel of llama-cpp-python in the cache; run: make setup", file=sys.stderr)
         return 3

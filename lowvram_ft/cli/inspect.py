@@ -133,10 +133,13 @@ def recipe_list(as_json: bool) -> None:
 def report(runs: tuple[Path, ...], html: Path | None, and_open: bool, no_html: bool, as_json: bool) -> None:
     """Show what runs found: tables here, and everything on one HTML page that needs no network.
 
-    Of one run: before beside after, training, memory, latency, gates, every task. Of several: side by side. With
-    --json, a page is written only where --html or --open asks for it.
+    Of one run: before beside after, training, memory, latency, gates, every task. Of several: side by side, and
+    how each differs from the first, task by task. With --json, a page is written only where --html or --open asks for
+    it.
     """
+    from lowvram_ft.report.between import differences
     from lowvram_ft.report.page.build import open_page, place_of, write_page
+    from lowvram_ft.report.page.reading import read_runs
     from lowvram_ft.report.table import print_report
     from lowvram_ft.report.table import report as read
 
@@ -144,7 +147,7 @@ def report(runs: tuple[Path, ...], html: Path | None, and_open: bool, no_html: b
         raise click.UsageError("--no-html goes neither with --html nor with --open.")
     found = [read(run) for run in runs]
     if as_json:
-        print_json(found[0] if len(found) == 1 else {"runs": found})
+        print_json(found[0] if len(found) == 1 else {"runs": found, "differences": differences(read_runs(runs))})
     elif len(found) == 1:
         print_report(found[0], console())
     else:

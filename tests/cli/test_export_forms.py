@@ -57,7 +57,7 @@ def test_a_chain_of_adapters_is_merged_in_order(
 def test_a_mixture_of_experts(here: Cli, tmp_path: Path) -> None:
     # F32: the experts that a random router takes hang on the last bits of its input.
     base = make_tiny_model(tmp_path / "moe", "qwen3_moe", tie=False)
-    outcome = here("export", "--base", base, "--out", "m.gguf", "--quant", "F32", "--json", "-q")
+    outcome = here("export", "--base", base, "--out", "m.gguf", "--quant", "f32", "--json", "-q")
     assert outcome.code == 0, outcome.stderr
     verification = json.loads(outcome.stdout)["verification"]
     assert verification["ok"] and verification["kind"] == "reference"

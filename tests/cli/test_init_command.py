@@ -127,6 +127,8 @@ def test_commercial_use_leaves_out_what_forbids_it(online: Cli, tmp_path: Path) 
     alone = said(online, "d.toml", "--vram", 4, "--ram", 16, "--commercial")
     assert [(stage["name"], stage["data"]["source"]) for stage in alone["stages"]] == [("form", "coderm")]
     assert alone["stages"][0]["data"]["max_rows"] >= 1000
+    asked_for = said(online, "e.toml", "--vram", 4, "--ram", 16, "--data", "coderm")
+    assert [(stage["name"], stage["data"]["source"]) for stage in asked_for["stages"]] == [("form", "coderm")]
 
 
 # --- what the user brings

@@ -40,10 +40,18 @@ def test_the_page_of_several_goes_into_the_current_folder(here: Cli, tmp_path: P
     assert "2 runs side by side" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_of_several_the_table_says_how_they_differ_task_by_task(here: Cli, tmp_path: Path) -> None:
+    finished(tmp_path / "three", name="third")
+    shown = here("report", "one", "three", "--no-html").stdout
+    table = shown.split("difference to mine")[1].split("what they cost")[0]
+    assert "tasks of both" in table and "undecided" in table and "paired by task" in table
+
+
 def test_json_writes_no_page_unless_it_is_asked_for(here: Cli, tmp_path: Path) -> None:
     assert json.loads(here("report", "one", "--json").stdout)["recipe"] == "mine"
     found = json.loads(here("report", "one", "two", "--json").stdout)
     assert [run["recipe"] for run in found["runs"]] == ["mine", "other"]
+    assert found["differences"] == {"samples": [{"run": "other", "to": "mine", "tasks": 0, "metrics": {}}]}
     assert not list(tmp_path.rglob("*.html"))
     assert json.loads(here("report", "one", "--json", "--html", "sub/page.html").stdout)["recipe"] == "mine"
     assert (tmp_path / "sub" / "page.html").is_file()

@@ -1,5 +1,6 @@
 """The doctor: this machine, and others as fakes: each thing that can be wrong is seen, and named with what mends it."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -146,7 +147,8 @@ def test_the_doctor_sees_this_machine(monkeypatch, tmp_path):
     assert embedded_gguf() is not None
     assert checks["llama-cpp-python"].status in ("ok", "warning"), checks["llama-cpp-python"]
     assert "reads a prompt of 40 tokens" in checks["llama-cpp-python"].found
-    assert checks["libraries"].status == "ok"
+    has_torch = importlib.util.find_spec("torch") is not None
+    assert checks["libraries"].status == ("ok" if has_torch else "failing")
     assert list(tmp_path.rglob("*.json"))
 
 

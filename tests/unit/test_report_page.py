@@ -200,6 +200,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert "first: 0.001; second: 0.0001" in found.text and "first: 0.001; second: 0.0005" in found.text
     assert "train.method" not in found.text.split("In what they differ")[1].split("Versions")[0]
     assert "2.13.0 2.14.0" in found.text.split("In what they differ")[1]
+    assert "Difference to one" in found.text and "tasks of both 4" in found.text
     assert {"together-rates-0", "together-losses", "run-0-losses", "run-1-losses"} <= found.data["charts"].keys()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lowvram_ft.data.from_repo.conftest_fixtures import PLUGIN, TANGLED, Conftest, Fixtures
+from lowvram_ft.data.from_repo.import_graph import Target
 from lowvram_ft.data.from_repo.pairs import find_pairs
 from lowvram_ft.data.from_repo.rows import absolute_imports, rows, shorten_paths
 from lowvram_ft.data.from_repo.running import keep_passing, verified
@@ -273,7 +274,8 @@ def test_a_fixture_gets_what_it_asks_for_from_the_nearest_conftest(tmp_path):
     nearer = "import pytest\nfrom pkg.shapes import area\n\n@pytest.fixture\ndef tool():\n    return area\n"
     test = "def test_used(used):\n    assert used(2, 3) == 6\n"
     package(tmp_path, test, conftest=ABOVE, tests__conftest=nearer, pkg__words=WORDS)
-    assert [pair.code.module for pair in find_pairs(tmp_path)] == ["pkg.shapes"]
+    [pair] = find_pairs(tmp_path)
+    assert (pair.code.module, [part.uses for part in pair.tests]) == ("pkg.shapes", [{Target("pkg.shapes", "area")}])
     left_out = LeftOut()
     found = rows_of(tmp_path, left_out=left_out)
     assert [passing(row) for row in found] == [["test_used"]], left_out.reasons

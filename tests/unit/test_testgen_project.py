@@ -11,6 +11,7 @@ import pytest
 
 from lowvram_ft.errors import UsageError
 from lowvram_ft.testgen.marks import marked
+from lowvram_ft.testgen.project import fixture_imports
 from lowvram_ft.testgen.project import style as style_module
 from lowvram_ft.testgen.project.place import find_project, place
 from lowvram_ft.testgen.project.style import Style, format_with
@@ -518,6 +519,18 @@ def test_a_test_file_that_reaches_a_module_through_a_fixture_alone_is_the_module
     assert goes_to(root, "pkg/b.py") == "tests/unit/test_b.py"
     (root / "conftest.py").write_text(THROUGH.replace("a.Thing()", "pkg.b.f()"))
     assert [path.name for path in placed(root, "pkg/b.py").existing] == ["test_a.py"]
+
+
+def test_each_test_file_is_looked_through_once_however_many_fixtures_there_are(tmp_path, monkeypatch):
+    fixtures = "".join(f"\n\n@pytest.fixture\ndef thing_{n}():\n    return pkg.mod.f\n" for n in range(60))
+    files = {f"tests/unit/test_{n}.py": f"def test_f(thing_{n}):\n    assert thing_{n}\n" for n in range(20)}
+    conftest = f"import pkg.mod\nimport pytest\n{fixtures}"
+    root = tree(tmp_path, {"setup.py": "", **package("pkg.mod"), "conftest.py": conftest, **files})
+    read = []
+    parse = fixture_imports.parse
+    monkeypatch.setattr(fixture_imports, "parse", lambda text: (read.append(text), parse(text))[1])
+    assert len(placed(root, "pkg/mod.py").existing) == 20
+    assert sorted(read) == sorted([conftest, *files.values()])
 
 
 def test_every_conftest_down_to_the_test_is_joined_and_runs_as_one(tmp_path):

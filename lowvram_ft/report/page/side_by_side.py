@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lowvram_ft.report.between import differences
 from lowvram_ft.report.cells import RATES
 from lowvram_ft.report.page.figures import NOTHING, plain, seconds, size
 from lowvram_ft.report.page.reading import AFTER, Run
-from lowvram_ft.report.page.results import AMOUNTS, cell
+from lowvram_ft.report.page.results import AMOUNTS, cell, difference
 from lowvram_ft.report.page.training import curves
 
 
@@ -16,13 +17,14 @@ def side_by_side(runs: Sequence[Run]) -> dict[str, Any]:
     """Hold runs against each other.
 
     Returns:
-        ``labels``, ``suites`` (``name``, ``rows`` of metrics with a cell a run, ``values`` for the chart), ``costs``
-        (label to a text a run), ``settings`` and ``versions`` that differ (key to a text a run), ``losses`` (for the
-        chart), ``same_tasks``: suite to whether all runs have the same tasks.
+        ``labels``, ``suites`` (``name``, ``rows`` of metrics with a cell a run, ``values`` for the chart,
+        ``same_tasks``, ``paired``: see `_paired`), ``costs`` (label to a text a run), ``settings`` and ``versions``
+        that differ (key to a text a run), ``losses`` (for the chart).
     """
+    between = differences(runs)
     return {
         "labels": [run.label for run in runs],
-        "suites": [_suite(runs, name) for name in _suites(runs)],
+        "suites": [_suite(runs, name, between.get(name, ())) for name in _suites(runs)],
         "costs": {label: cells for label, cells in _costs(runs).items() if any(text != NOTHING for text in cells)},
         "settings": _differing([_settings(run) for run in runs]),
         "versions": _differing([dict(run.data.get("versions", {})) for run in runs]),
@@ -34,7 +36,7 @@ def _suites(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(name for run in runs for name in run.steps.get(AFTER, {}).get("suites", {})))
 
 
-def _suite(runs: Sequence[Run], name: str) -> dict[str, Any]:
+def _suite(runs: Sequence[Run], name: str, between: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means = [run.steps.get(AFTER, {}).get("suites", {}).get(name) for run in runs]
     tasks = [{key[:2] for key in run.samples.get(AFTER, {}) if key[0] == name} for run in runs]
     evaluated = [found for found, mean in zip(tasks, means, strict=True) if mean is not None]
@@ -47,7 +49,33 @@ def _suite(runs: Sequence[Run], name: str) -> dict[str, Any]:
             if any(found is not None and found.get(key) is not None for found in means)
         ],
         "tasks": [plain(found["tasks"]) if found is not None else NOTHING for found in means],
+        "paired": _paired(between),
         "values": [value for run, found in zip(runs, means, strict=True) for value in _values(run.label, found)],
+    }
+
+
+def _paired(between: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What `differences` found, as text.
+
+    Returns:
+        ``to`` (the first run), ``columns`` (the others), ``tasks`` (a text each: on how many both were evaluated) and
+        ``rows`` (a metric each: ``label``, ``cells`` with ``text``, ``verdict`` and ``why``, or None). None where no
+        two runs share a task.
+    """
+    if not any(found["metrics"] for found in between):
+        return None
+    return {
+        "to": between[0]["to"],
+        "columns": [found["run"] for found in between],
+        "tasks": [plain(found["tasks"]) for found in between],
+        "rows": [
+            {
+                "label": label,
+                "cells": [difference(found["metrics"].get(key), shares=key in RATES) for found in between],
+            }
+            for key, label in (RATES | AMOUNTS).items()
+            if any(key in found["metrics"] for found in between)
+        ],
     }
 
 
