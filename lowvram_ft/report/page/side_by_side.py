@@ -69,12 +69,9 @@ def _paired(between: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "columns": [found["run"] for found in between],
         "tasks": [plain(found["tasks"]) for found in between],
         "rows": [
-            {
-                "label": label,
-                "cells": [difference(found["metrics"].get(key), shares=key in RATES) for found in between],
-            }
+            {"label": label, "cells": cells}
             for key, label in (RATES | AMOUNTS).items()
-            if any(key in found["metrics"] for found in between)
+            if any(cells := [difference(found["metrics"].get(key), shares=key in RATES) for found in between])
         ],
     }
 
