@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -49,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _require_sense(parser, options)
     try:
         with _sigterm_raises():
-            return _run(options) if options.check is None else _check(options)
+            code = _run(options) if options.check is None else _check(options)
+            sys.stdout.flush()  # whoever reads has gone: it shows here, and not when the interpreter ends
+            return code
+    except BrokenPipeError:  # `gguf-export … | head`: what was to be written is in place
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ExportError as error:
         print(f"error: {error}\nsee {EXPLAINED_AT}#{type(error).__name__.lower()}", file=sys.stderr)
         return error.exit_code

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.gguf_models import CHATML_TEMPLATE, make_adapter, make_tiny_model
 FAILED = Verification((Check("values", False, "not finite"),), "standalone", {})
 TRAINED = CHATML_TEMPLATE.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\nAnswer: '")
 ENDS = CHATML_TEMPLATE.replace("'<|im_end|>'", "eos_token")
+ROOT = Path(__file__).parents[2]
 QUICK = ("--quant", "F16", "--no-verify")
 Say = Callable[..., tuple[int, str, str]]
 
@@ -232,3 +235,13 @@ def test_a_file_is_checked_from_the_command_line(here: Path, say: Say) -> None:
     assert code == 1 and found["ok"] is False and found["path"] == "m.gguf"
     assert [check["name"] for check in found["verification"]["checks"] if not check["ok"]]
     assert sorted(path.name for path in here.iterdir()) == before, "whatever is found, the file stays as it is"
+
+
+def test_a_reader_that_goes_away_is_no_traceback_and_the_file_is_there(here: Path) -> None:
+    command = [sys.executable, "-m", "gguf_export", "base", "m.gguf", *QUICK, "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+    assert gguf_export.GgufFile(here / "m.gguf").tensors
