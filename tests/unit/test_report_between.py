@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lowvram_ft.errors import RunDirectoryError
 from lowvram_ft.report.between import differences
 from lowvram_ft.report.page.reading import read_runs
 from lowvram_ft.report.page.side_by_side import side_by_side
@@ -93,3 +94,16 @@ def test_side_by_side_says_it_in_words(tmp_path: Path) -> None:
     assert row["cells"][1] is None
     [alone] = side_by_side(read_runs([paths[0], paths[2]]))["suites"]
     assert alone["paired"] is None
+
+
+@pytest.mark.parametrize(
+    "line", ['{"step": "eval:after"}', '{"suite": "a", "task": "b", "sample": null}', '{"suite": "a", "task": "b"}']
+)
+def test_a_damaged_line_of_samples_is_told(tmp_path: Path, line: str) -> None:
+    path = run_of(tmp_path / "run", "01")
+    with (path / "samples.jsonl").open("a") as file:
+        file.write(f"3\n{{torn\n{line}\n")
+    with pytest.raises(RunDirectoryError, match=r"samples\.jsonl: a line is not a sample \(\{"):
+        read_runs([path])
+    (path / "samples.jsonl").write_text("3\n{torn\n")
+    assert read_runs([path])[0].samples == {}

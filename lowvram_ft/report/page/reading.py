@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lowvram_ft.errors import RunDirectoryError
 from lowvram_ft.run_dir import RunDir, read_jsonl
 
 BEFORE, AFTER = "eval:before", "eval:after"
@@ -58,7 +60,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         paths: the folders.
 
     Raises:
-        RunDirectoryError: one is no run directory.
+        RunDirectoryError: one is no run directory, or damaged.
     """
     names = [str(RunDir(path).data["recipe"].get("name", "")) for path in paths]
     return [_read(path, label) for path, label in zip(paths, _labels(paths, names), strict=True)]
@@ -68,13 +70,21 @@ def _read(path: Path, label: str) -> Run:
     run = RunDir(path)
     data = run.data
     events: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for event in read_jsonl(run.events):
+    for event in _objects(run.events):
         events[str(event.get("event"))].append(event)
     samples: dict[str, dict[tuple[str, str, int], dict[str, Any]]] = defaultdict(dict)
-    for record in read_jsonl(run.samples):
-        step = str(record.get("step"))
-        samples[step][(str(record["suite"]), str(record["task"]), int(record["sample"]))] = record
+    for record in _objects(run.samples):
+        try:
+            key = str(record["suite"]), str(record["task"]), int(record["sample"])
+        except (KeyError, TypeError, ValueError) as error:
+            said = json.dumps(record)[:80]
+            raise RunDirectoryError(f"{run.samples}: a line is not a sample ({said}); take that line out") from error
+        samples[str(record.get("step"))][key] = record
     return Run(label, path, data, dict(events), dict(samples))
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    return (line for line in read_jsonl(path) if isinstance(line, dict))
 
 
 def _labels(paths: Sequence[Path], names: Sequence[str]) -> list[str]:
