@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import symtable
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -53,7 +54,7 @@ def top_names(text: str) -> TopNames | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            top = symtable.symtable(text, "<text>", "exec")
+            top = _table(text)
         except UNREADABLE:
             return None
     assigned, imported, used = set[str](), set[str](), set[str]()
@@ -75,6 +76,38 @@ def top_names(text: str) -> TopNames | None:
                     imported.add(name)
     again = imported & assigned
     return TopNames(frozenset(assigned | imported), frozenset(imported - again), frozenset(again), frozenset(used))
+
+
+def _table(text: str) -> symtable.SymbolTable:
+    table = symtable.symtable(text, "<text>", "exec")
+    if sys.version_info >= (3, 12):  # a comprehension is no table of its own there (PEP 709): its names get mixed up
+        return symtable.symtable(with_generators(text), "<text>", "exec")
+    return table
+
+
+def with_generators(text: str) -> str:
+    """A text with its list, set and dict comprehensions as generators: scopes of the same names, never inlined.
+
+    What the text does is not kept, only what it names. Without a comprehension it stays as it is.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: it does not parse, or is too deep.
+    """
+    tree = ast.parse(text)
+    if not any(isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp) for node in ast.walk(tree)):
+        return text
+    return ast.unparse(_Generators().visit(tree))
+
+
+class _Generators(ast.NodeTransformer):
+    def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators))
 
 
 class Scope:
@@ -174,6 +207,7 @@ def _visit(node: ast.AST, scope: Scope, names: Names) -> Iterator[tuple[ast.AST,
     elif isinstance(node, ast.ClassDef):
         scope.bound[node.name] += 1
         outer = _with_type_parameters(node, scope, names)
+        yield from _bounds(node, outer)
         yield from ((child, scope) for child in node.decorator_list)
         yield from ((child, outer) for child in (*node.bases, *node.keywords))
         inner = _inner("class", outer, names, outer.deferred)
@@ -197,6 +231,11 @@ def _other(node: ast.AST, scope: Scope, names: Names) -> Iterator[tuple[ast.AST,
             target = target.parent
         yield node.target, target
         yield node.value, scope
+        return
+    if type(node).__name__ == "TypeAlias":  # ``type X[T] = ...`` of Python 3.12
+        outer = _with_type_parameters(node, scope, names)
+        yield from _bounds(node, outer)
+        yield from ((getattr(node, part), its) for part, its in (("name", scope), ("value", outer)))
         return
     if isinstance(node, ast.Import | ast.ImportFrom):
         names.imports.append((node, scope))
@@ -224,6 +263,7 @@ def _function(
     if not isinstance(node, ast.Lambda):
         scope.bound[node.name] += 1
         outer = _with_type_parameters(node, scope, names)
+        yield from _bounds(node, outer)
         yield from ((child, scope) for child in node.decorator_list)
         if node.returns is not None:
             _read_quoted(node.returns, outer, names)
@@ -267,6 +307,12 @@ def _with_type_parameters(node: ast.AST, scope: Scope, names: Names) -> Scope:
     inner = _inner("function", scope, names, scope.deferred)
     inner.bound.update(found)
     return inner
+
+
+def _bounds(node: ast.AST, scope: Scope) -> Iterator[tuple[ast.AST, Scope]]:
+    """What ``def f[T: bound = default]`` names beside its parameters."""
+    for parameter in getattr(node, "type_params", ()):
+        yield from ((child, scope) for child in ast.iter_child_nodes(parameter))
 
 
 def _read_quoted(annotation: ast.AST, scope: Scope, names: Names) -> None:
