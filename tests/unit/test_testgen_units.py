@@ -352,7 +352,9 @@ def test_a_unit_is_longer_than_allowed_only_where_a_definition_is(step, size):
             own = sum(len(lines[number - 1]) for number in unit.lines)
             if len(unit.code) > size and own < size * 0.6:
                 over.append((path.name, unit.name, len(unit.code), own))
-    assert len(over) <= 0.1 * count, over  # where signatures alone are too long: 85 of 1,042 at 4,000 characters
+    of_click = [found for found in over if found[0] == "core.py"]  # 75 of its 120: its signatures alone are too long
+    assert len(of_click) <= 80, of_click
+    assert len(over) - len(of_click) <= 0.02 * count, over  # 10 of 1,042 at 4,000 characters
 
 
 @pytest.mark.parametrize(("step", "size"), SAMPLES)

@@ -218,7 +218,7 @@ def _normal(name: str) -> str:
 
 def _licence(distribution: metadata.Distribution) -> str:
     facts = distribution.metadata
-    for line in (facts["License-Expression"], facts["License"]):
+    for line in (facts[key] for key in ("License-Expression", "License") if key in facts):
         if line and len(line) < 80 and "\n" not in line:
             return str(line)
     named = [line.rpartition(" :: ")[2] for line in facts.get_all("Classifier") or () if line.startswith("License ::")]
