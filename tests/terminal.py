@@ -91,11 +91,17 @@ class Terminal:
         return bool(termios.tcgetattr(self._fd)[3] & termios.ECHO)
 
     def wait(self, condition: Callable[[list[str]], bool], timeout_s: float = 60.0) -> list[str]:
-        """Read until the screen shows something; fails where the command ends first."""
+        """Read until the screen shows something, and the rest of what was written with it.
+
+        Fails where the command ends first.
+        """
         end = time.monotonic() + timeout_s
         while not condition(self.lines):
             assert time.monotonic() < end, "\n".join(self.lines)
             assert self._read(0.05), f"ended before it was seen: {self.lines}"
+        last = min(end, time.monotonic() + 1.0)
+        while time.monotonic() < last and select.select([self._fd], [], [], 0.1)[0] and self._read(0.0):
+            pass  # a terminal hands over a view in pieces: until it is silent for a moment
         return self.lines
 
     def settle(self, seconds: float) -> None:
