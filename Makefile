@@ -34,8 +34,9 @@ lint: setup-test
 types: setup-test
 	$(BIN)/mypy
 
+# files in their own order: by number of tests, the long ones with few tests would come last, on one process
 test-fast: setup-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-test  ## what takes over a minute each
 	$(BIN)/python -m pytest -m slow
