@@ -41,7 +41,13 @@ def extract_test(answer: str, *, cut_off: bool = False) -> str:
     if not found:
         text = _without_thoughts(text)
         found = _raw(text, cut_off) or _fenced(text, cut_off) or _somewhere(text, cut_off)
-    return found.strip("\n") + "\n" if found else answer.strip() + "\n"
+    return _ended(found) if found else answer.strip() + "\n"
+
+
+def _ended(file: str) -> str:
+    """A file that parses, with one line break at its end, and without a backslash there that continues nothing."""
+    stripped = file.strip("\n") + "\n"
+    return stripped if _parses(stripped) else file.strip("\n").rstrip("\\ \t\n") + "\n"
 
 
 def _raw(text: str, cut_off: bool) -> str:

@@ -312,3 +312,11 @@ def test_wherever_an_answer_is_cut_what_is_taken_is_a_part_of_it(place, before):
         assert found == (before + TEST[:place]).strip() + "\n"
     else:
         assert TEST.startswith(found.rstrip()) or found.strip() in ("```python", "")
+
+
+@pytest.mark.parametrize("end", ["\\\n\n", "    \\\n\n", "\\\n\\\n\n", " \\\n\n"])
+@pytest.mark.parametrize("answer", ["{}", "```python\n{}```", "Here it is:\n{}"])
+def test_a_backslash_that_continues_nothing_is_not_the_end(answer, end):
+    file = "import pytest\n\n\ndef test_one():\n    assert 1\n"
+    assert extract_test(answer.format(file + end)) == file
+    assert extract_test(answer.format(file + "# a \\\n")) == file + "# a \\\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import symtable
 import sys
 import warnings
@@ -26,6 +27,7 @@ MODULE_ATTRIBUTES = frozenset(
 """Names that every module has of itself."""
 
 _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_FOR = re.compile(r"\bfor\b")
 _COMPREHENSION = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
@@ -81,7 +83,8 @@ def top_names(text: str) -> TopNames | None:
 def _table(text: str) -> symtable.SymbolTable:
     table = symtable.symtable(text, "<text>", "exec")
     if sys.version_info >= (3, 12):  # a comprehension is no table of its own there (PEP 709): its names get mixed up
-        return symtable.symtable(with_generators(text), "<text>", "exec")
+        apart = with_generators(text)
+        return table if apart is text else symtable.symtable(apart, "<text>", "exec")
     return table
 
 
@@ -93,6 +96,8 @@ def with_generators(text: str) -> str:
     Raises:
         SyntaxError, ValueError, RecursionError: it does not parse, or is too deep.
     """
+    if _FOR.search(text) is None:
+        return text
     tree = ast.parse(text)
     if not any(isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp) for node in ast.walk(tree)):
         return text
