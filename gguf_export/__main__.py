@@ -50,18 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _require_sense(parser, options)
     try:
         with _sigterm_raises():
-            code = _run(options) if options.check is None else _check(options)
-            sys.stdout.flush()  # whoever reads has gone: it shows here, and not when the interpreter ends
-            return code
-    except BrokenPipeError:  # `gguf-export … | head`: what was to be written is in place
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+            return _run(options) if options.check is None else _check(options)
     except ExportError as error:
         print(f"error: {error}\nsee {EXPLAINED_AT}#{type(error).__name__.lower()}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
         print("stopped; nothing is half-written: run the same command again", file=sys.stderr)
         return 143 if isinstance(stop, _Terminated) else 130
+
+
+def _say(text: str) -> None:
+    """Print to stdout; where nobody reads it any longer (``gguf-export … | head``), nothing else changes."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
 
 
 class _Terminated(KeyboardInterrupt):
@@ -122,13 +125,13 @@ def _run(options: argparse.Namespace) -> int:
             _require(found, stage, said, options)
         stage.publish()
     if options.json:
-        print(json.dumps(said, indent=2))
+        _say(json.dumps(said, indent=2))
         return 0
     if found is not None:
-        print(found.summary())
-    print(f"{stage.out}: {result.quant}, {result.size_bytes / 1e6:.1f} MB in {result.seconds:.1f} s")
-    print(f"sha256 {result.sha256}")
-    print(said["modelfile"] or f"no Modelfile: {said['modelfile_problem']}")
+        _say(found.summary())
+    _say(f"{stage.out}: {result.quant}, {result.size_bytes / 1e6:.1f} MB in {result.seconds:.1f} s")
+    _say(f"sha256 {result.sha256}")
+    _say(said["modelfile"] or f"no Modelfile: {said['modelfile_problem']}")
     return 0
 
 
@@ -142,9 +145,9 @@ def _check(options: argparse.Namespace) -> int:
         template, end_token = chat.template, end_token_of(options.base, chat)
     found = _verified(options.check, options, template, None, options.eos_token or end_token)
     if options.json:
-        print(json.dumps({"path": str(options.check), "ok": found.ok, "verification": _checks(found)}, indent=2))
+        _say(json.dumps({"path": str(options.check), "ok": found.ok, "verification": _checks(found)}, indent=2))
     else:
-        print(found.summary())
+        _say(found.summary())
     return 0 if found.ok else VerificationFailed.exit_code
 
 
@@ -187,7 +190,7 @@ def _require(found: Verification, stage: Stage, said: Mapping[str, Any], options
     earlier = stage.out.is_file()
     kept = stage.reject(found)
     if options.json:
-        print(json.dumps({**said, "path": str(kept), "modelfile": None}, indent=2))
+        _say(json.dumps({**said, "path": str(kept), "modelfile": None}, indent=2))
     failed = "; ".join(f"{check.name}: {check.detail}" for check in found.failed)
     stays = f"; {stage.out} is the earlier one, as it was" if earlier else ""
     raise VerificationFailed(f"{kept}: does not pass its verification ({failed}); it is kept for a look{stays}")

@@ -243,5 +243,14 @@ def test_a_reader_that_goes_away_is_no_traceback_and_the_file_is_there(here: Pat
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+    assert (process.stderr.read(), process.wait(60)) == (b"", 0)
     assert gguf_export.GgufFile(here / "m.gguf").tensors
+
+
+def test_a_pipe_that_breaks_elsewhere_is_not_taken_for_the_reader(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(gguf_export.__main__, "_run", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["base", "m.gguf", *QUICK])
